@@ -1,0 +1,3 @@
+//! The `lcai` command line.
+
+fn main() {}

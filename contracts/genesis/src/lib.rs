@@ -1,0 +1,1 @@
+//! Genesis built by running the real constructors and initialisers in revm

@@ -1,0 +1,1 @@
+//! Blob codec, KZG commitments, sidecars, and the places blobs are read from and kept

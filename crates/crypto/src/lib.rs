@@ -1,0 +1,1 @@
+//! Session-key wrap, sealing, response digest and signature, chunk macs, keystores

@@ -1,0 +1,1 @@
+//! An execution client in-process (ethrex), for the devnet and the tests

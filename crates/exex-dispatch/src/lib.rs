@@ -1,0 +1,1 @@
+//! Worker directory, worker choice, session authorization, keeper duties

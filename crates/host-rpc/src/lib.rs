@@ -1,0 +1,1 @@
+//! Host over any execution client's JSON-RPC and WebSocket

@@ -1,0 +1,1 @@
+//! What an extension sees of a chain: the Host traits, notifications, the journal, the supervisor

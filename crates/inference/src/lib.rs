@@ -1,0 +1,1 @@
+//! Model backends (Ollama, embedded) and embedders behind one trait each

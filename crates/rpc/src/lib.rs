@@ -1,0 +1,1 @@
+//! The lcai_* JSON-RPC namespace and its subscriptions

@@ -1,0 +1,1 @@
+//! The worker: blob, decrypt, infer, stream, settle
