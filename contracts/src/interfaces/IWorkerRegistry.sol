@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+pragma solidity ^0.8.28;
+
+import {IGuarded} from "./IGuarded.sol";
+
+/// @title WorkerRegistry interface of the live network
+/// @notice Stakes, encryption keys, models and eligibility of workers. Every entry is part of the interface deployed wallets, workers and SDKs call: never change one.
+interface IWorkerRegistry is IGuarded {
+    event CapabilityRegistered(uint8 indexed bit, string name);
+    event ModelAdded(address indexed worker, bytes32 indexed modelId);
+    event ModelDelisted(bytes32 indexed modelId);
+    event ModelRemoved(address indexed worker, bytes32 indexed modelId);
+    event ModelWhitelisted(bytes32 indexed modelId);
+    event OffensesReset(address indexed worker, uint32 previousCount);
+    event SlashedFundsWithdrawn(address indexed to, uint256 amount);
+    event StakeTopUp(address indexed worker, uint256 amount, uint256 newStake);
+    event StakeWithdrawn(address indexed worker, uint256 amount, uint256 newStake);
+    event WorkerCapabilitiesSet(address indexed worker, uint256 mask);
+    event WorkerDeactivated(address indexed worker, bytes32 indexed modelId);
+    event WorkerDeregistered(address indexed worker);
+    event WorkerRegistered(address indexed worker, bytes encryptionPubKey);
+    event WorkerReinstated(address indexed worker);
+    event WorkerSlashed(address indexed worker, uint256 amount, uint256 newStake);
+    event WorkerSuspended(address indexed worker, uint256 until);
+    error ActiveJobsExist(address worker, uint256 activeJobCount);
+    error ActiveJobsExistForModel(address worker, bytes32 modelId, uint32 count);
+    error CapabilityExists(string name);
+    error CapabilityLimitReached();
+    error InsufficientStake(uint256 required, uint256 provided);
+    error InvalidEncryptionKey();
+    error ModelAlreadySupported(bytes32 modelId);
+    error ModelNotRegistered(bytes32 modelId);
+    error ModelNotSupported(bytes32 modelId);
+    error ModelNotWhitelisted(bytes32 modelId);
+    error NoEligibleWorkers();
+    error NoSlashedFunds();
+    error NotAuthorized(address caller);
+    error StillSuspended(address worker, uint256 until);
+    error TransferFailed();
+    error UnknownCapabilityBits(uint256 mask);
+    error WorkerAlreadyRegistered(address worker);
+    error WorkerIsSuspended(address worker, uint256 until);
+    error WorkerNotInEligibleSet(address worker, bytes32 modelId);
+    error WorkerNotRegistered(address worker);
+    error WorkerNotSuspended(address worker);
+    error ZeroAddress();
+    function addSupportedModel(bytes32 modelId) external;
+    function addWhitelistedModel(bytes32 modelId) external;
+    function aiConfig() external view returns (address);
+    function decrementActiveJobs(address worker, bytes32 modelId) external;
+    function deregisterWorker() external;
+    function getActiveJobCount(address worker) external view returns (uint256);
+    function getCapabilityCount() external view returns (uint16);
+    function getCapabilityMask(string calldata name) external view returns (uint256);
+    function getCapabilityName(uint8 bit) external view returns (string memory);
+    function getEligibleWorkers(bytes32 modelId) external view returns (address[] memory);
+    function getOffenseCount(address worker) external view returns (uint256);
+    function getSlashedFunds() external view returns (uint256);
+    function getSuspendedUntil(address worker) external view returns (uint256);
+    function getTotalStaked(uint256 blockNumber) external view returns (uint256);
+    function getTreasury() external view returns (address);
+    function getWorkerCapabilities(address worker) external view returns (uint256);
+    function getWorkerEncryptionKey(address worker) external view returns (bytes memory);
+    function getWorkerStake(address worker) external view returns (uint256);
+    function incrementActiveJobs(address worker, bytes32 modelId) external;
+    function initialize(address _initialOwner, address _aiConfig, address _jobRegistry, address _treasury, address _guardian) external;
+    function isEligible(address worker, bytes32 modelId) external view returns (bool);
+    function isModelWhitelisted(bytes32 modelId) external view returns (bool);
+    function isWorkerRegistered(address worker) external view returns (bool);
+    function isWorkerSuspended(address worker) external view returns (bool);
+    function jobRegistry() external view returns (address);
+    function pause() external;
+    function registerCapability(string calldata name) external returns (uint8 bit);
+    function registerWorker(bytes calldata encryptionPubKey) external payable;
+    function reinstate() external;
+    function removeSupportedModel(bytes32 modelId) external;
+    function removeWhitelistedModel(bytes32 modelId) external;
+    function resetOffenses(address worker) external;
+    function selectEligibleWorker(bytes32 modelId, address[] calldata excluded, uint256 seed) external view returns (address);
+    function setCapabilities(uint256 mask) external;
+    function slash(address worker, uint256 bps) external;
+    function slashWithBounty(address worker, uint256 bps, address bountyRecipient) external returns (uint256 slashAmount, uint256 bountyPaid);
+    function topUpStake() external payable;
+    function unpause() external;
+    function withdrawSlashedFunds() external;
+    function withdrawStake(uint256 amount) external;
+    function workerSupportsModel(address worker, bytes32 modelId) external view returns (bool);
+}
