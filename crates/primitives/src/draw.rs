@@ -1,0 +1,167 @@
+//! The draw: which worker a session gets. A pure function, so that any node, and a contract, can repeat it.
+//!
+//! Let `weight(c) = min(stake, stakeCap, 2^128 - 1) * reputation` and `total` the sum over the candidates in ascending
+//! order of address. With
+//! `seed = keccak256(abi.encode(bytes32 keccak256("lcai draw v1"), bytes32 blockHash, address user, uint256 nonce,
+//! bytes32 modelId))` as a big-endian number, the drawn worker is the first whose cumulative weight exceeds
+//! `seed mod total`. Nobody is drawn when `total` is zero.
+//!
+//! Bounds: the clamp to 128 bits (no supply reaches 2^128 wei) keeps a weight below 2^192, so the sum cannot overflow 256
+//! bits with fewer than 2^64 candidates, and the bias of the remainder stays below 2^-64 as long as the sum is below 2^192.
+
+use crate::ids::ModelId;
+use alloy_primitives::{Address, B256, U256, keccak256};
+use alloy_sol_types::SolValue;
+use serde::{Deserialize, Serialize};
+
+/// Separates this use of the hash from every other.
+const DOMAIN: &[u8] = b"lcai draw v1";
+
+/// A worker that may be drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Candidate {
+    /// Its account.
+    pub worker: Address,
+    /// Its stake, wei.
+    pub stake: U256,
+    /// Stake above this does not count, wei.
+    pub stake_cap: U256,
+    /// Its reputation score.
+    pub reputation: u64,
+}
+
+impl Candidate {
+    /// min(stake, cap, 2^128 - 1) × reputation; below 2^192.
+    pub fn weight(&self) -> U256 {
+        self.stake.min(self.stake_cap).min(U256::from(u128::MAX)) * U256::from(self.reputation)
+    }
+}
+
+/// The number the draw is decided by.
+pub fn draw_seed(block_hash: B256, user: Address, nonce: U256, model: ModelId) -> B256 {
+    keccak256((keccak256(DOMAIN), block_hash, user, nonce, model.0).abi_encode_params())
+}
+
+/// Draws a worker; `None` when there is no candidate with weight. The order of `candidates` does not matter.
+pub fn draw(
+    block_hash: B256,
+    user: Address,
+    nonce: U256,
+    model: ModelId,
+    candidates: &[Candidate],
+) -> Option<Address> {
+    let mut sorted: Vec<&Candidate> = candidates.iter().collect();
+    sorted.sort_by_key(|c| c.worker);
+    let total = sorted.iter().fold(U256::ZERO, |sum, c| sum + c.weight());
+    if total.is_zero() {
+        return None;
+    }
+    let point = U256::from_be_bytes(draw_seed(block_hash, user, nonce, model).0) % total;
+    let mut cumulative = U256::ZERO;
+    for candidate in sorted {
+        cumulative += candidate.weight();
+        if cumulative > point {
+            return Some(candidate.worker);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    fn column<T: serde::de::DeserializeOwned>(v: &Value, name: &str) -> Vec<T> {
+        serde_json::from_value(v[name].clone()).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    fn field<T: serde::de::DeserializeOwned>(v: &Value, name: &str) -> T {
+        serde_json::from_value(v[name].clone()).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    /// The file is made by an independent implementation (testdata/vectors.py) and read by the Solidity tests too.
+    #[test]
+    fn draws_are_the_vectors() {
+        let file: Value = serde_json::from_str(include_str!("../testdata/draw.json")).unwrap();
+        let vectors = file["vectors"].as_array().unwrap();
+        assert_eq!(file["count"], vectors.len());
+        assert!(vectors.len() >= 12);
+        for v in vectors {
+            let name = v["name"].as_str().unwrap();
+            let candidates: Vec<_> = column::<Address>(v, "workers")
+                .into_iter()
+                .zip(column::<U256>(v, "stakes"))
+                .zip(column::<U256>(v, "stakeCaps"))
+                .zip(column::<u64>(v, "reputations"))
+                .map(|(((worker, stake), stake_cap), reputation)| Candidate {
+                    worker,
+                    stake,
+                    stake_cap,
+                    reputation,
+                })
+                .collect();
+            let (hash, user, nonce, model) =
+                (field(v, "blockHash"), field(v, "user"), field(v, "nonce"), field(v, "modelId"));
+            assert_eq!(draw_seed(hash, user, nonce, model), field::<B256>(v, "seed"), "{name}");
+            let total = candidates.iter().fold(U256::ZERO, |sum, c| sum + c.weight());
+            assert_eq!(total, field::<U256>(v, "total"), "{name}");
+            let drawn = draw(hash, user, nonce, model, &candidates);
+            assert_eq!(drawn.unwrap_or_default(), field::<Address>(v, "drawn"), "{name}");
+        }
+    }
+
+    fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
+        let one = (any::<[u8; 20]>(), any::<[u8; 32]>(), any::<[u8; 32]>(), any::<u64>()).prop_map(
+            |(w, s, c, r)| Candidate {
+                worker: w.into(),
+                stake: U256::from_be_bytes(s),
+                stake_cap: U256::from_be_bytes(c),
+                reputation: r,
+            },
+        );
+        proptest::collection::vec(one, 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn order_does_not_matter(mut list in candidates(), hash: [u8; 32], nonce: u64) {
+            let (user, model) = (Address::repeat_byte(3), ModelId::from_name("m"));
+            let first = draw(hash.into(), user, U256::from(nonce), model, &list);
+            list.reverse();
+            prop_assert_eq!(first, draw(hash.into(), user, U256::from(nonce), model, &list));
+        }
+
+        #[test]
+        fn only_candidates_with_weight_are_drawn(list in candidates(), hash: [u8; 32]) {
+            let drawn = draw(hash.into(), Address::ZERO, U256::ZERO, ModelId::default(), &list);
+            let able: Vec<_> = list.iter().filter(|c| !c.weight().is_zero()).map(|c| c.worker).collect();
+            match drawn {
+                Some(worker) => prop_assert!(able.contains(&worker)),
+                None => prop_assert!(able.is_empty()),
+            }
+        }
+    }
+
+    /// Shares follow weights: 3 to 1 within four standard deviations over 4000 draws.
+    #[test]
+    fn shares_follow_weights() {
+        let stake = U256::from(1000);
+        let one = |byte, reputation| Candidate {
+            worker: Address::repeat_byte(byte),
+            stake,
+            stake_cap: stake,
+            reputation,
+        };
+        let list = [one(1, 300), one(2, 100)];
+        let heavy = (0..4000u64)
+            .filter(|n| {
+                draw(B256::repeat_byte(9), Address::ZERO, U256::from(*n), ModelId::default(), &list)
+                    == Some(Address::repeat_byte(1))
+            })
+            .count();
+        assert!((2890..=3110).contains(&heavy), "{heavy}");
+    }
+}
