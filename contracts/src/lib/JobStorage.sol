@@ -40,6 +40,8 @@ library JobStorage {
         uint64 sessionId;
         uint40 deadline;
         uint48 submitBlockNumber;
+        // A resolved job whose fee went back: nothing is left to release, whatever the fee was.
+        bool refunded;
         // slot 2
         bytes32 promptBlobHash;
         // slot 3: written at completion

@@ -32,6 +32,7 @@ library Payments {
         amount = j.escrowedFee;
         address user = s.sessions[j.sessionId].user;
         j.escrowedFee = 0;
+        j.refunded = true;
         emit IJobRegistryExtra.JobRefunded(jobId, user, amount);
         if (j.prepaid) {
             s.prepaid[user] += amount;

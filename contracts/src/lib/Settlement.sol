@@ -101,7 +101,7 @@ library Settlement {
         uint256 fee = j.escrowedFee;
         if (j.state == IJobRegistry.JobState.Resolved) {
             // The fee of a lost dispute is gone already.
-            if (fee == 0) JobStorage.expectState(jobId, j, IJobRegistry.JobState.Completed);
+            if (j.refunded) JobStorage.expectState(jobId, j, IJobRegistry.JobState.Completed);
         } else {
             JobStorage.expectState(jobId, j, IJobRegistry.JobState.Completed);
             uint256 windowEnd = j.completedAt + rates.window;
