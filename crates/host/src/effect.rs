@@ -105,11 +105,23 @@ pub struct EffectContext {
     pub previous: Option<Vec<u8>>,
     /// How many attempts came before this one since start.
     pub attempt: u32,
+    /// An attempt began in an earlier run of the program and its end is unknown: the effect may already have happened.
+    pub interrupted: bool,
+}
+
+impl EffectContext {
+    /// The context of a first attempt.
+    pub fn new(client: Arc<dyn HostClient>) -> Self {
+        Self { client, previous: None, attempt: 0, interrupted: false }
+    }
 }
 
 impl fmt::Debug for EffectContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EffectContext").field("attempt", &self.attempt).finish_non_exhaustive()
+        f.debug_struct("EffectContext")
+            .field("attempt", &self.attempt)
+            .field("interrupted", &self.interrupted)
+            .finish_non_exhaustive()
     }
 }
 

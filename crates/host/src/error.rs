@@ -33,6 +33,9 @@ pub enum HostError {
     /// A block the node should have is gone, e.g. by a reorg while it was read; the caller starts over from the head.
     #[error("block {0} is not known to the node")]
     UnknownBlock(B256),
+    /// The chain left the blocks our journal still knows: a reorg deeper than what is kept.
+    #[error("no block of the journal is on the node's chain any more, down to height {0}")]
+    NoCommonAncestor(u64),
     /// The node's answer could not be understood.
     #[error("the node's answer to {method} cannot be read: {reason}")]
     Malformed {
@@ -72,6 +75,12 @@ pub enum CoreError {
         number: u64,
         /// Which read.
         what: String,
+    },
+    /// A table is changed by blocks and by inputs. Reverts undo the former and keep the latter, so it must be two tables.
+    #[error("table {table} is changed both by blocks and by inputs")]
+    MixedWriters {
+        /// Table name.
+        table: &'static str,
     },
     /// An input cannot be decoded.
     #[error("an input cannot be decoded: {0}")]

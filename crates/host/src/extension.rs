@@ -20,7 +20,10 @@ pub struct Effects {
 
 impl Effects {
     /// Asks for an effect. A payload that cannot be encoded is a fault of the program and is reported as such.
-    #[expect(clippy::too_many_arguments, reason = "an intent's fields, named at the call; a struct would repeat Intent")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "an intent's fields, named at the call; a struct would repeat Intent"
+    )]
     pub fn push<P: Serialize>(
         &mut self,
         origin: crate::BlockRef,
@@ -33,7 +36,15 @@ impl Effects {
     ) -> Result<(), CoreError> {
         let payload = postcard::to_stdvec(payload)
             .map_err(|e| CoreError::BadInput(format!("payload of {action} cannot be encoded: {e}")))?;
-        self.intents.push(Intent { subject, action: action.to_owned(), origin, depth, on_repeat, not_after, payload });
+        self.intents.push(Intent {
+            subject,
+            action: action.to_owned(),
+            origin,
+            depth,
+            on_repeat,
+            not_after,
+            payload,
+        });
         Ok(())
     }
 

@@ -10,13 +10,27 @@
 mod block;
 mod effect;
 mod error;
+mod executor;
 mod extension;
+mod feed;
 mod host;
+mod journal;
+mod runner;
+mod supervisor;
 mod table;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use block::{BlockRef, Call, FeedBlock, FeedLog, Heads, IncludedBlob, StateRead};
 pub use effect::{EffectContext, EffectDepth, EffectHandler, EffectOutcome, Intent, IntentId, OnRepeat};
 pub use error::{CoreError, HostError};
+pub use executor::{Clock, EffectExecutor, EffectQueue, ExecutorConfig, SystemClock};
 pub use extension::{Effects, Extension, ReadPlan};
+pub use feed::{FeedConfig, FeedError, FeedState, FeedWriter, Watchdog, WatchdogConfig};
 pub use host::{CanonicalHashes, HostClient, HostNotification, HostNotifier, Receipt, TransactionRequest};
+pub use journal::{
+    EffectState, FORMAT_VERSION, FeedStep, Journal, JournalError, JournalIdentity, PutOutcome, Records,
+};
+pub use runner::{BlockEvent, ExtensionHandle, ExtensionRunner, RunnerConfig, RunnerError};
+pub use supervisor::{FailedTask, RestartPolicy, Supervisor, TaskError};
 pub use table::{AnyTable, RawChange, Table};
