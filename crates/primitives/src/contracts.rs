@@ -1,6 +1,7 @@
 //! Bindings of the five contracts, their enums, and where they are deployed.
 //!
-//! The bindings are generated from the JSON ABIs committed under `contracts/abi`. Each contract has a module because the
+//! The bindings are generated from the JSON ABIs committed under `contracts/abi`: ours where we have the contract (a
+//! superset of the live one, see the test), the live network's where we do not yet. Each contract has a module because the
 //! structs of its interface (`IJobRegistry::Job`) are generated beside it.
 
 use alloy_primitives::{Address, address};
@@ -26,15 +27,15 @@ macro_rules! binding {
 
 binding! {
     /// Sessions, jobs, fees, disputes.
-    job_registry, JobRegistry, "../../contracts/abi/live/IJobRegistry.json"
+    job_registry, JobRegistry, "../../contracts/abi/JobRegistry.json"
 }
 binding! {
     /// Stake, models, encryption keys, eligibility.
-    worker_registry, WorkerRegistry, "../../contracts/abi/live/IWorkerRegistry.json"
+    worker_registry, WorkerRegistry, "../../contracts/abi/WorkerRegistry.json"
 }
 binding! {
     /// Every parameter of the protocol.
-    ai_config, AIConfig, "../../contracts/abi/live/IAIConfig.json"
+    ai_config, AIConfig, "../../contracts/abi/AIConfig.json"
 }
 binding! {
     /// Sortition of sessions.
@@ -49,13 +50,16 @@ pub use job_registry::IJobRegistry::{Job, Session};
 pub use reputation_registry::IReputationRegistry::WorkerReputation;
 pub use session_manager::ISessionManager::Request;
 
-/// The ABIs the bindings come from, for decoders that need names at run time.
-pub(crate) const ABIS: [&str; 5] = [
-    include_str!("../../../contracts/abi/live/IJobRegistry.json"),
-    include_str!("../../../contracts/abi/live/IWorkerRegistry.json"),
-    include_str!("../../../contracts/abi/live/IAIConfig.json"),
+/// The ABIs the bindings come from and those of JobRegistry's libraries, for decoders that need names at run time.
+pub(crate) const ABIS: [&str; 8] = [
+    include_str!("../../../contracts/abi/JobRegistry.json"),
+    include_str!("../../../contracts/abi/WorkerRegistry.json"),
+    include_str!("../../../contracts/abi/AIConfig.json"),
     include_str!("../../../contracts/abi/live/ISessionManager.json"),
     include_str!("../../../contracts/abi/live/IReputationRegistry.json"),
+    include_str!("../../../contracts/abi/Disputes.json"),
+    include_str!("../../../contracts/abi/SessionOps.json"),
+    include_str!("../../../contracts/abi/Settlement.json"),
 ];
 
 /// A value a contract enum does not have.
@@ -170,6 +174,7 @@ pub struct Deployment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloy_json_abi::JsonAbi;
     use alloy_primitives::{B256, U256, b256, fixed_bytes};
     use alloy_sol_types::{SolCall, SolError, SolEvent, SolValue};
 
@@ -194,6 +199,32 @@ mod tests {
             JobRegistry::SessionCreated::SIGNATURE_HASH,
             b256!("edf9fab204f0bb366f5b33ff07f441f4e387a833e86bfe1364a42ae2c7e05d73")
         );
+    }
+
+    /// Wallets, workers and SDKs of the live network must find everything they call, decode and catch.
+    #[test]
+    fn our_abis_hold_every_item_of_the_live_ones() {
+        let parse = |json: &str| serde_json::from_str::<JsonAbi>(json).unwrap();
+        let live = [
+            include_str!("../../../contracts/abi/live/IJobRegistry.json"),
+            include_str!("../../../contracts/abi/live/IWorkerRegistry.json"),
+            include_str!("../../../contracts/abi/live/IAIConfig.json"),
+        ];
+        for (ours, live) in ABIS.iter().zip(live) {
+            let (ours, live) = (parse(ours), parse(live));
+            let calls: Vec<_> = ours.functions().map(|f| f.signature_with_outputs()).collect();
+            for f in live.functions() {
+                assert!(calls.contains(&f.signature_with_outputs()), "{}", f.signature_with_outputs());
+            }
+            let events: Vec<_> = ours.events().map(|e| e.full_signature()).collect();
+            for e in live.events() {
+                assert!(events.contains(&e.full_signature()), "{}", e.full_signature());
+            }
+            let errors: Vec<_> = ours.errors().map(|e| e.signature()).collect();
+            for e in live.errors() {
+                assert!(errors.contains(&e.signature()), "{}", e.signature());
+            }
+        }
     }
 
     /// Job is eighteen static words without an offset; Session is dynamic.
