@@ -1,1 +1,24 @@
-//! Worker directory, worker choice, session authorization, keeper duties
+//! Dispatch: the worker directory, the draw, session authorizations, keeper duties.
+//!
+//! [`DispatchCore`] is the pure core: it follows the contracts' events and knows every worker, session and job.
+//! [`DispatchService`] answers "who serves this session" and signs for it; [`KeeperHandler`] performs the duties that
+//! anyone may perform and that earn a bounty.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+mod core;
+mod error;
+mod keeper;
+mod plan;
+mod records;
+mod service;
+
+pub use core::{DispatchConfig, DispatchCore};
+pub use error::DispatchError;
+pub use keeper::{KEEPER_ACTIONS, KeeperHandler};
+pub use plan::DispatchPlan;
+pub use records::{Job, Model, Session, Worker, WorkerHealth};
+pub use service::{
+    AUTHORIZATION_LIFETIME_SECONDS, AuthorizationFields, Candidate, DispatchService, DispatchServiceConfig, Grant, Offer,
+    WRAPPED_KEY_LEN,
+};

@@ -1,0 +1,205 @@
+//! Which contract state the directory needs at a block.
+
+use alloy_primitives::{Address, B256, U256};
+use alloy_sol_types::{SolCall, SolEvent};
+use lcai_host::{Call, FeedBlock, FeedLog, ReadPlan};
+use lcai_primitives::{
+    contracts::{AIConfig, Deployment, JobRegistry, ReputationRegistry, WorkerRegistry},
+    ids::ModelId,
+    params::ChainParams,
+};
+use std::collections::BTreeSet;
+
+/// The dispatch extension's reads: parameters when AIConfig speaks, and the records of every model, worker, session and
+/// job that a block's logs touch. Reading the record instead of summing events up keeps the directory right whatever
+/// order of events a contract version emits.
+#[derive(Debug, Clone)]
+pub struct DispatchPlan {
+    deployment: Deployment,
+    known_models: Vec<ModelId>,
+}
+
+impl DispatchPlan {
+    /// `known_models` are looked up at the feed's first block: models registered in genesis have no events.
+    pub const fn new(deployment: Deployment, known_models: Vec<ModelId>) -> Self {
+        Self { deployment, known_models }
+    }
+
+    /// The contracts whose logs the feed must hold.
+    pub fn watched(deployment: &Deployment) -> Vec<Address> {
+        [Some(deployment.worker_registry), Some(deployment.ai_config), Some(deployment.job_registry)]
+            .into_iter()
+            .chain([deployment.session_manager, deployment.reputation_registry])
+            .flatten()
+            .collect()
+    }
+
+    /// The models looked up at the feed's first block.
+    pub fn known_models(&self) -> &[ModelId] {
+        &self.known_models
+    }
+}
+
+impl ReadPlan for DispatchPlan {
+    fn reads(&self, block: &FeedBlock, first: bool) -> Vec<Call> {
+        let touched = Touched::of(block, &self.deployment);
+        let mut calls = Vec::new();
+        if first || touched.config {
+            calls.extend(params_calls(&self.deployment));
+        }
+        let mut models = touched.models;
+        if first {
+            models.extend(self.known_models.iter().copied());
+        }
+        for model in models {
+            calls.extend(model_calls(&self.deployment, model));
+        }
+        for worker in touched.workers {
+            calls.extend(worker_calls(&self.deployment, worker));
+        }
+        for session in touched.sessions {
+            calls.push(session_call(&self.deployment, session));
+        }
+        for job in touched.jobs {
+            calls.push(job_call(&self.deployment, job));
+        }
+        calls
+    }
+}
+
+/// What the logs of a block are about, each in ascending order.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    pub(crate) config: bool,
+    pub(crate) models: BTreeSet<ModelId>,
+    pub(crate) workers: BTreeSet<Address>,
+    pub(crate) sessions: BTreeSet<U256>,
+    pub(crate) jobs: BTreeSet<U256>,
+}
+
+impl Touched {
+    pub(crate) fn of(block: &FeedBlock, deployment: &Deployment) -> Self {
+        let mut touched = Self::default();
+        for log in &block.logs {
+            if log.address == deployment.ai_config {
+                touched.config = true;
+                touched.models.extend(ai_config_model(log));
+            } else if log.address == deployment.worker_registry {
+                touched.workers.extend(registry_worker(log));
+            } else if log.address == deployment.job_registry {
+                touched.job_registry(log);
+            } else if Some(log.address) == deployment.reputation_registry
+                && topic0(log) == Some(ReputationRegistry::ReputationUpdated::SIGNATURE_HASH)
+            {
+                touched.workers.extend(log.topics.get(1).map(|t| Address::from_word(*t)));
+            }
+        }
+        touched
+    }
+
+    fn job_registry(&mut self, log: &FeedLog) {
+        let (Some(signature), Some(first)) = (topic0(log), log.topics.get(1)) else { return };
+        let id = U256::from_be_bytes(first.0);
+        if JOB_EVENTS.contains(&signature) {
+            self.jobs.insert(id);
+        } else if SESSION_EVENTS.contains(&signature) {
+            self.sessions.insert(id);
+        }
+    }
+}
+
+/// Events with a job id as their first topic after which the job's record may differ.
+const JOB_EVENTS: [B256; 9] = [
+    JobRegistry::JobSubmitted::SIGNATURE_HASH,
+    JobRegistry::JobAcknowledged::SIGNATURE_HASH,
+    JobRegistry::JobCompleted::SIGNATURE_HASH,
+    JobRegistry::JobTimedOut::SIGNATURE_HASH,
+    JobRegistry::JobReleased::SIGNATURE_HASH,
+    JobRegistry::JobSettledNoFault::SIGNATURE_HASH,
+    JobRegistry::DisputeCreated::SIGNATURE_HASH,
+    JobRegistry::DisputeResolved::SIGNATURE_HASH,
+    JobRegistry::DisputeDefaulted::SIGNATURE_HASH,
+];
+
+/// Events with a session id as their first topic after which the session's record may differ.
+const SESSION_EVENTS: [B256; 5] = [
+    JobRegistry::SessionCreated::SIGNATURE_HASH,
+    JobRegistry::SessionAdopted::SIGNATURE_HASH,
+    JobRegistry::SessionClosed::SIGNATURE_HASH,
+    JobRegistry::SessionReassigned::SIGNATURE_HASH,
+    JobRegistry::SessionKeyUpdated::SIGNATURE_HASH,
+];
+
+pub(crate) fn topic0(log: &FeedLog) -> Option<B256> {
+    log.topics.first().copied()
+}
+
+fn ai_config_model(log: &FeedLog) -> Option<ModelId> {
+    let about_a_model = [
+        AIConfig::ModelRegistered::SIGNATURE_HASH,
+        AIConfig::ModelConfigUpdated::SIGNATURE_HASH,
+        AIConfig::ModelEnabled::SIGNATURE_HASH,
+        AIConfig::ModelDisabled::SIGNATURE_HASH,
+    ];
+    about_a_model.contains(&topic0(log)?).then(|| log.topics.get(1).map(|id| ModelId(*id)))?
+}
+
+fn registry_worker(log: &FeedLog) -> Option<Address> {
+    let about_a_worker = [
+        WorkerRegistry::WorkerRegistered::SIGNATURE_HASH,
+        WorkerRegistry::WorkerDeregistered::SIGNATURE_HASH,
+        WorkerRegistry::WorkerSlashed::SIGNATURE_HASH,
+        WorkerRegistry::WorkerSuspended::SIGNATURE_HASH,
+        WorkerRegistry::WorkerReinstated::SIGNATURE_HASH,
+        WorkerRegistry::WorkerDeactivated::SIGNATURE_HASH,
+        WorkerRegistry::StakeTopUp::SIGNATURE_HASH,
+        WorkerRegistry::StakeWithdrawn::SIGNATURE_HASH,
+        WorkerRegistry::ModelAdded::SIGNATURE_HASH,
+        WorkerRegistry::ModelRemoved::SIGNATURE_HASH,
+    ];
+    about_a_worker.contains(&topic0(log)?).then(|| log.topics.get(1).map(|word| Address::from_word(*word)))?
+}
+
+fn call(to: Address, call: &impl SolCall) -> Call {
+    Call { to, input: call.abi_encode().into() }
+}
+
+pub(crate) fn params_calls(deployment: &Deployment) -> Vec<Call> {
+    ChainParams::calls()
+        .into_iter()
+        .map(|(_, input)| Call { to: deployment.ai_config, input: input.into() })
+        .collect()
+}
+
+pub(crate) fn model_calls(deployment: &Deployment, model: ModelId) -> [Call; 3] {
+    let to = deployment.ai_config;
+    [
+        call(to, &AIConfig::getModelFeeCall { modelId: model.0 }),
+        call(to, &AIConfig::getModelMaxOutputTokensCall { modelId: model.0 }),
+        call(to, &AIConfig::isModelEnabledCall { modelId: model.0 }),
+    ]
+}
+
+/// Stake, key, suspension, registration, and the score where there is a registry for it.
+pub(crate) fn worker_calls(deployment: &Deployment, worker: Address) -> Vec<Call> {
+    let to = deployment.worker_registry;
+    let mut calls = vec![
+        call(to, &WorkerRegistry::isWorkerRegisteredCall { worker }),
+        call(to, &WorkerRegistry::getWorkerStakeCall { worker }),
+        call(to, &WorkerRegistry::getWorkerEncryptionKeyCall { worker }),
+        call(to, &WorkerRegistry::isWorkerSuspendedCall { worker }),
+        call(to, &WorkerRegistry::getSuspendedUntilCall { worker }),
+    ];
+    if let Some(reputation) = deployment.reputation_registry {
+        calls.push(call(reputation, &ReputationRegistry::getScoreCall { worker }));
+    }
+    calls
+}
+
+pub(crate) fn session_call(deployment: &Deployment, session: U256) -> Call {
+    call(deployment.job_registry, &JobRegistry::getSessionCall { sessionId: session })
+}
+
+pub(crate) fn job_call(deployment: &Deployment, job: U256) -> Call {
+    call(deployment.job_registry, &JobRegistry::getJobCall { jobId: job })
+}

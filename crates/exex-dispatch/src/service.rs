@@ -1,0 +1,456 @@
+//! The I/O side of dispatch: offers, authorizations, heartbeats.
+
+use crate::{
+    core::DispatchCore,
+    error::DispatchError,
+    records::{Model, WorkerHealth},
+};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy_signer::SignerSync;
+use alloy_signer_local::PrivateKeySigner;
+use alloy_sol_types::SolCall;
+use lcai_host::{BlockRef, Call, ExtensionHandle, HostClient, HostError, Records};
+use lcai_primitives::{
+    contracts::{Deployment, JobRegistry, WorkerRegistry},
+    draw,
+    eip712::{self, Heartbeat, HeartbeatStatus, SessionAuthorization},
+    ids::ModelId,
+};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Seconds an authorization can be spent for (DESIGN.md, rule 5).
+pub const AUTHORIZATION_LIFETIME_SECONDS: u64 = 120;
+
+/// Length of a wrapped session key: ephemeral point, nonce, key, tag.
+pub const WRAPPED_KEY_LEN: usize = 125;
+
+/// Stake above this many minimum stakes does not raise a worker's weight, so that no one draws all sessions.
+const STAKE_CAP_IN_MINIMUMS: u64 = 10;
+
+/// Offers remembered at once; each lives as long as an authorization.
+const MAX_OFFERS: usize = 65_536;
+
+/// A heartbeat may be this many seconds from the node's clock.
+const HEARTBEAT_SKEW_SECONDS: u64 = 60;
+
+/// What the service is told once and for all.
+#[derive(Debug, Clone)]
+pub struct DispatchServiceConfig {
+    /// The contracts.
+    pub deployment: Deployment,
+    /// The disputer's P-256 key, 65 bytes uncompressed, or empty.
+    pub disputer_encryption_key: Bytes,
+    /// The dispatcher's account; a node without it makes offers but signs nothing.
+    pub dispatcher: Option<PrivateKeySigner>,
+}
+
+/// One worker that could have been drawn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The worker.
+    pub worker: Address,
+    /// Its stake, wei.
+    pub stake: U256,
+    /// Its reputation score.
+    pub reputation: u64,
+    /// Its open jobs.
+    pub open_jobs: u64,
+}
+
+/// A recommended worker with the facts of the draw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// The account it is for.
+    pub user: Address,
+    /// The model.
+    pub model_id: ModelId,
+    /// The worker.
+    pub worker: Address,
+    /// The worker's P-256 key.
+    pub worker_encryption_key: Bytes,
+    /// The disputer's P-256 key, or empty.
+    pub disputer_encryption_key: Bytes,
+    /// The account's session-creation nonce.
+    pub nonce: U256,
+    /// Flat fee per job, wei.
+    pub fee: U256,
+    /// The block whose hash seeded the draw.
+    pub block: BlockRef,
+    /// Cap on the stake that counts, wei.
+    pub stake_cap: U256,
+    /// The candidates, ordered by address.
+    pub candidates: Vec<Candidate>,
+}
+
+/// The fields an authorization binds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthorizationFields {
+    /// The account that will send `createSession`.
+    pub user: Address,
+    /// The model.
+    pub model_id: ModelId,
+    /// The worker of the offer.
+    pub worker: Address,
+    /// The session key wrapped for the worker, 125 bytes.
+    pub enc_worker_key: Bytes,
+    /// The session key wrapped for the disputer, 125 bytes, or empty.
+    pub enc_disputer_key: Bytes,
+    /// The nonce of the offer.
+    pub nonce: U256,
+}
+
+/// The dispatcher's signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// 65 bytes r ‖ s ‖ v (27/28).
+    pub signature: Bytes,
+    /// Unix seconds until which it can be spent.
+    pub expiry: u64,
+}
+
+/// The worker drawn for one (user, model, nonce), remembered so that asking again does not draw again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Pin {
+    worker: Address,
+    expiry: u64,
+}
+
+/// Answers who serves a session, and signs for it.
+pub struct DispatchService {
+    config: DispatchServiceConfig,
+    core: ExtensionHandle<DispatchCore>,
+    client: Arc<dyn HostClient>,
+    /// Pins of signed authorizations, durable.
+    journal: Records,
+    /// Offers made and not yet authorized: forgetting them costs nothing but a new draw.
+    offers: Mutex<HashMap<B256, Pin>>,
+    /// One authorization at a time: reading and writing a pin is one step.
+    signing: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for DispatchService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DispatchService").field("can_authorize", &self.can_authorize()).finish_non_exhaustive()
+    }
+}
+
+impl DispatchService {
+    /// Ties the service to the core's handle, the chain, and its durable records.
+    pub fn new(
+        config: DispatchServiceConfig,
+        core: ExtensionHandle<DispatchCore>,
+        client: Arc<dyn HostClient>,
+        journal: Records,
+    ) -> Self {
+        Self {
+            config,
+            core,
+            client,
+            journal,
+            offers: Mutex::new(HashMap::new()),
+            signing: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Whether this node has the dispatcher's key.
+    pub const fn can_authorize(&self) -> bool {
+        self.config.dispatcher.is_some()
+    }
+
+    /// The core's handle.
+    pub const fn core(&self) -> &ExtensionHandle<DispatchCore> {
+        &self.core
+    }
+
+    /// Recommends a worker. It reserves nothing; asking again within the lifetime of an authorization gives the same
+    /// worker as long as it can still serve, so that nobody grinds the draw.
+    pub async fn request_session(&self, model: ModelId, user: Address) -> Result<Offer, DispatchError> {
+        let fee = self.model(model)?.fee;
+        let nonce = self.nonce(user).await?;
+        let (at, drawn) = self.draw(user, nonce, model)?;
+        let key = pin_key(user, model, nonce);
+        let pinned = self.pinned(key)?.filter(|pin| drawn.candidates.iter().any(|c| c.worker == pin.worker));
+        let worker = match pinned {
+            Some(pin) => pin.worker,
+            None => {
+                self.remember_offer(key, drawn.worker);
+                drawn.worker
+            }
+        };
+        let worker_encryption_key = self
+            .core
+            .read(|core| core.worker(&worker).map(|w| w.encryption_key.clone()))
+            .ok_or_else(|| DispatchError::NoWorker("the drawn worker just deregistered; ask again".into()))?;
+        Ok(Offer {
+            user,
+            model_id: model,
+            worker,
+            worker_encryption_key,
+            disputer_encryption_key: self.config.disputer_encryption_key.clone(),
+            nonce,
+            fee,
+            block: at,
+            stake_cap: drawn.stake_cap,
+            candidates: drawn.candidates,
+        })
+    }
+
+    /// Signs an authorization. The caller has been proven to be `fields.user` before.
+    pub async fn authorize(&self, fields: &AuthorizationFields) -> Result<Grant, DispatchError> {
+        let Some(signer) = &self.config.dispatcher else {
+            return Err(DispatchError::Unavailable("this node has no dispatcher key and signs no sessions".into()));
+        };
+        check_keys(fields, !self.config.disputer_encryption_key.is_empty())?;
+        self.model(fields.model_id)?;
+        let nonce = self.nonce(fields.user).await?;
+        if nonce != fields.nonce {
+            return Err(DispatchError::Refused(format!(
+                "nonce {} is not the account's session nonce, which is {nonce}; request the session again",
+                fields.nonce
+            )));
+        }
+        self.check_eligible(fields.worker, fields.model_id).await?;
+        let expiry = self.pin(fields).await?;
+        let message = SessionAuthorization::for_keys(
+            fields.user,
+            fields.model_id,
+            fields.worker,
+            &fields.enc_worker_key,
+            &fields.enc_disputer_key,
+            fields.nonce,
+            expiry,
+        );
+        let domain = eip712::domain(self.config.deployment.chain_id, self.config.deployment.job_registry);
+        let hash = message.signing_hash(&domain);
+        let signature = signer
+            .sign_hash_sync(&hash)
+            .map_err(|_| DispatchError::Internal("the dispatcher's key could not sign".into()))?;
+        metrics::counter!("lcai_dispatch_authorizations_total").increment(1);
+        Ok(Grant { signature: signature.as_bytes().to_vec().into(), expiry })
+    }
+
+    /// Takes a worker's heartbeat: checked, journaled, applied.
+    pub async fn heartbeat(&self, heartbeat: Heartbeat, signature: &[u8]) -> Result<(), DispatchError> {
+        let domain = eip712::domain(self.config.deployment.chain_id, self.config.deployment.job_registry);
+        let signer = lcai_crypto::recover_typed(heartbeat.signing_hash(&domain), signature)
+            .map_err(|e| DispatchError::Unauthorized(format!("the heartbeat's signature is malformed: {e}")))?;
+        if signer != heartbeat.worker {
+            return Err(DispatchError::Unauthorized(format!(
+                "the heartbeat names {} but is signed by {signer}",
+                heartbeat.worker
+            )));
+        }
+        let now = unix_now();
+        if heartbeat.sent_at.abs_diff(now) > HEARTBEAT_SKEW_SECONDS {
+            return Err(DispatchError::Stale(format!(
+                "the heartbeat says {} and this node's clock {now}: more than {HEARTBEAT_SKEW_SECONDS} seconds apart",
+                heartbeat.sent_at
+            )));
+        }
+        let (registered, known) =
+            self.core.read(|core| (core.worker(&signer).is_some(), core.health_of(&signer).cloned()));
+        if !registered {
+            return Err(DispatchError::Unauthorized(format!("{signer} is not a registered worker")));
+        }
+        if known.is_some_and(|k| {
+            (heartbeat.sent_at, heartbeat.sequence) <= (k.last_heartbeat, k.sequence)
+        }) {
+            return Err(DispatchError::Stale("a newer heartbeat of this worker is known already".into()));
+        }
+        let health = WorkerHealth {
+            last_heartbeat: heartbeat.sent_at,
+            active_jobs: heartbeat.active_jobs,
+            max_jobs: heartbeat.max_jobs,
+            draining: heartbeat.status == HeartbeatStatus::Draining,
+            inference_ready: heartbeat.inference_ready,
+            sequence: heartbeat.sequence,
+        };
+        let input = postcard::to_stdvec(&(signer, health)).map_err(internal)?;
+        self.core.input(input).await.map_err(internal)
+    }
+
+    fn model(&self, id: ModelId) -> Result<Model, DispatchError> {
+        let model = self.core.read(|core| core.model(&id).cloned());
+        match model {
+            Some(model) if model.enabled => Ok(model),
+            Some(_) => Err(DispatchError::UnknownModel(format!("model {id} is not enabled"))),
+            None => Err(DispatchError::UnknownModel(format!(
+                "model {id} is not registered; lcai_models lists the models of this network"
+            ))),
+        }
+    }
+
+    /// The draw on the directory as it is, with the block it is at.
+    fn draw(&self, user: Address, nonce: U256, model: ModelId) -> Result<(BlockRef, Drawn), DispatchError> {
+        self.core.read_at(|core, at| {
+            let at = at.ok_or_else(|| {
+                DispatchError::NoWorker("the node has not read its first block yet; try again".into())
+            })?;
+            Ok((at, draw_worker(core, at, user, nonce, model)?))
+        })
+    }
+
+    async fn nonce(&self, user: Address) -> Result<U256, DispatchError> {
+        let call = Call {
+            to: self.config.deployment.job_registry,
+            input: JobRegistry::nonceCall { account: user }.abi_encode().into(),
+        };
+        let output = self.client.call(call, None).await.map_err(internal)?;
+        JobRegistry::nonceCall::abi_decode_returns(&output).map_err(internal)
+    }
+
+    /// The registry's own word, so that nobody pays for a createSession that must revert.
+    async fn check_eligible(&self, worker: Address, model: ModelId) -> Result<(), DispatchError> {
+        let call = Call {
+            to: self.config.deployment.worker_registry,
+            input: WorkerRegistry::isEligibleCall { worker, modelId: model.0 }.abi_encode().into(),
+        };
+        let eligible = match self.client.call(call, None).await {
+            Ok(output) => WorkerRegistry::isEligibleCall::abi_decode_returns(&output).map_err(internal)?,
+            Err(HostError::Reverted(_)) => false,
+            Err(e) => return Err(internal(e)),
+        };
+        if eligible {
+            return Ok(());
+        }
+        Err(DispatchError::Refused(format!("worker {worker} is not eligible for the model; request the session again")))
+    }
+
+    /// What was drawn before for the same (user, model, nonce): a signed authorization's pin, or an offer.
+    fn pinned(&self, key: B256) -> Result<Option<Pin>, DispatchError> {
+        let now = unix_now();
+        let durable = self.journal.get(key.as_slice()).map_err(internal)?;
+        if let Some(bytes) = durable {
+            let pin: Pin = postcard::from_bytes(&bytes).map_err(internal)?;
+            if pin.expiry >= now {
+                return Ok(Some(pin));
+            }
+        }
+        Ok(self.offers.lock().get(&key).copied().filter(|pin| pin.expiry >= now))
+    }
+
+    fn remember_offer(&self, key: B256, worker: Address) {
+        let now = unix_now();
+        let mut offers = self.offers.lock();
+        if offers.len() >= MAX_OFFERS {
+            offers.retain(|_, pin| pin.expiry >= now);
+        }
+        if offers.len() < MAX_OFFERS {
+            offers.insert(key, Pin { worker, expiry: now.saturating_add(AUTHORIZATION_LIFETIME_SECONDS) });
+        }
+    }
+
+    /// Pins the drawn worker until the expiry that is signed, or says why it is not the drawn one. The keys may change
+    /// from one authorization to the next; the worker may not.
+    async fn pin(&self, fields: &AuthorizationFields) -> Result<u64, DispatchError> {
+        let _one_at_a_time = self.signing.lock().await;
+        let key = pin_key(fields.user, fields.model_id, fields.nonce);
+        let allowed = match self.pinned(key)? {
+            Some(pin) => pin.worker,
+            None => self.draw(fields.user, fields.nonce, fields.model_id)?.1.worker,
+        };
+        if allowed != fields.worker {
+            return Err(DispatchError::Refused(format!(
+                "worker {} was not drawn for this session; request the session again",
+                fields.worker
+            )));
+        }
+        let expiry = unix_now().saturating_add(AUTHORIZATION_LIFETIME_SECONDS);
+        let bytes = postcard::to_stdvec(&Pin { worker: fields.worker, expiry }).map_err(internal)?;
+        self.journal.put(key.as_slice(), &bytes).map_err(internal)?;
+        self.offers.lock().remove(&key);
+        Ok(expiry)
+    }
+
+    /// Forgets pins that have expired; called now and then.
+    pub fn prune(&self) -> Result<(), DispatchError> {
+        let now = unix_now();
+        for (key, bytes) in self.journal.scan(&[]).map_err(internal)? {
+            let expired = postcard::from_bytes::<Pin>(&bytes).is_ok_and(|pin| pin.expiry < now);
+            if expired {
+                self.journal.remove(&key).map_err(internal)?;
+            }
+        }
+        self.offers.lock().retain(|_, pin| pin.expiry >= now);
+        Ok(())
+    }
+}
+
+struct Drawn {
+    worker: Address,
+    stake_cap: U256,
+    candidates: Vec<Candidate>,
+}
+
+/// The draw on the directory as it stands at `at`: eligible, below capacity, healthy.
+fn draw_worker(
+    core: &DispatchCore,
+    at: BlockRef,
+    user: Address,
+    nonce: U256,
+    model: ModelId,
+) -> Result<Drawn, DispatchError> {
+    let params =
+        core.params().ok_or_else(|| DispatchError::Internal("AIConfig's parameters are not known yet".into()))?;
+    let stake_cap = params.min_worker_stake.saturating_mul(U256::from(STAKE_CAP_IN_MINIMUMS));
+    let now = unix_now();
+    let candidates: Vec<Candidate> = core
+        .workers()
+        .filter(|(address, worker)| {
+            core.is_eligible(worker, &model) && core.free_slots(address, now).is_some_and(|free| free > 0)
+        })
+        .map(|(address, worker)| Candidate {
+            worker: *address,
+            stake: worker.stake,
+            reputation: worker.reputation,
+            open_jobs: worker.open_jobs,
+        })
+        .collect();
+    let weighted: Vec<draw::Candidate> = candidates
+        .iter()
+        .map(|c| draw::Candidate { worker: c.worker, stake: c.stake, stake_cap, reputation: c.reputation })
+        .collect();
+    let worker = draw::draw(at.hash, user, nonce, model, &weighted).ok_or_else(|| {
+        DispatchError::NoWorker(format!(
+            "no worker can take a session of model {model} now: none is registered, staked, healthy and below capacity"
+        ))
+    })?;
+    Ok(Drawn { worker, stake_cap, candidates })
+}
+
+fn check_keys(fields: &AuthorizationFields, escrow: bool) -> Result<(), DispatchError> {
+    if fields.enc_worker_key.len() != WRAPPED_KEY_LEN {
+        return Err(DispatchError::Refused(format!(
+            "encWorkerKey has {} bytes, expected {WRAPPED_KEY_LEN}",
+            fields.enc_worker_key.len()
+        )));
+    }
+    let disputer = fields.enc_disputer_key.len();
+    if disputer == WRAPPED_KEY_LEN || (disputer == 0 && !escrow) {
+        return Ok(());
+    }
+    let or_empty = if escrow { "" } else { " or none" };
+    Err(DispatchError::Refused(format!("encDisputerKey has {disputer} bytes, expected {WRAPPED_KEY_LEN}{or_empty}")))
+}
+
+fn pin_key(user: Address, model: ModelId, nonce: U256) -> B256 {
+    let mut bytes = [0u8; 20 + 32 + 32];
+    bytes[..20].copy_from_slice(user.as_slice());
+    bytes[20..52].copy_from_slice(model.0.as_slice());
+    bytes[52..].copy_from_slice(&nonce.to_be_bytes::<32>());
+    keccak256(bytes)
+}
+
+fn internal(error: impl std::fmt::Display) -> DispatchError {
+    DispatchError::Internal(error.to_string())
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
