@@ -54,8 +54,8 @@ pub struct Receipt {
     pub effective_gas_price: u128,
 }
 
-/// What is needed to estimate and build a transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is needed to estimate a transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TransactionRequest {
     /// Sender.
     pub from: Address,
@@ -65,6 +65,8 @@ pub struct TransactionRequest {
     pub value: U256,
     /// Calldata.
     pub input: Bytes,
+    /// Versioned hashes of the blobs it carries (EIP-4844), so that `blobhash` answers while it is estimated.
+    pub blob_versioned_hashes: Vec<B256>,
 }
 
 /// Answers questions about the chain and takes transactions. Cheap to clone behind an `Arc`; callable from any task.

@@ -5,6 +5,7 @@
 //! - [`FeedWriter`] is the only writer of the journal's first layer: blocks with our contracts' logs.
 //! - [`Extension`] is a pure core; [`ExtensionRunner`] gives it blocks and inputs, keeps its cursor, state, undo and
 //!   effect intents in one transaction, and hands intents to an [`EffectHandler`] once they are deep enough.
+//! - [`TxLane`] sends the transactions of one account, one class of them.
 //! - [`Supervisor`] restarts tasks that panic.
 
 mod block;
@@ -15,6 +16,7 @@ mod extension;
 mod feed;
 mod host;
 mod journal;
+mod lane;
 mod runner;
 mod supervisor;
 mod table;
@@ -31,6 +33,7 @@ pub use host::{CanonicalHashes, HostClient, HostNotification, HostNotifier, Rece
 pub use journal::{
     EffectState, FORMAT_VERSION, FeedStep, Journal, JournalError, JournalIdentity, PutOutcome, Records,
 };
+pub use lane::{LaneClass, LaneConfig, LaneError, Sent, TxLane, TxSpec};
 pub use runner::{BlockEvent, ExtensionHandle, ExtensionRunner, RunnerConfig, RunnerError};
 pub use supervisor::{FailedTask, RestartPolicy, Supervisor, TaskError};
 pub use table::{AnyTable, RawChange, Table};
