@@ -9,14 +9,22 @@ use crate::error::GenesisError;
 
 /// Contracts that genesis deploys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Contract {
+pub enum Contract {
+    /// AIConfig.
     AiConfig,
+    /// Library of JobRegistry.
     Disputes,
+    /// OpenZeppelin's ERC1967Proxy.
     Erc1967Proxy,
+    /// JobRegistry.
     JobRegistry,
+    /// Library of JobRegistry.
     SessionOps,
+    /// Library of JobRegistry.
     Settlement,
+    /// OpenZeppelin's TimelockController.
     TimelockController,
+    /// WorkerRegistry.
     WorkerRegistry,
 }
 
@@ -54,10 +62,7 @@ struct Reference {
 }
 
 /// Creation code of `contract` with the addresses of its libraries put in.
-pub(crate) fn creation_code(
-    contract: Contract,
-    libraries: &BTreeMap<&str, Address>,
-) -> Result<Bytes, GenesisError> {
+pub(crate) fn link(contract: Contract, libraries: &BTreeMap<&str, Address>) -> Result<Bytes, GenesisError> {
     let bad = |reason: String| GenesisError::Artefact { contract: format!("{contract:?}"), reason };
     let artefact: Artefact =
         serde_json::from_str(contract.artefact()).map_err(|error| bad(error.to_string()))?;
@@ -90,14 +95,14 @@ mod tests {
         let library = address!("0x00000000000000000000000000000000deadbeef");
         let libraries =
             BTreeMap::from([("Disputes", library), ("SessionOps", library), ("Settlement", library)]);
-        let code = creation_code(Contract::JobRegistry, &libraries).unwrap();
+        let code = link(Contract::JobRegistry, &libraries).unwrap();
         let uses = code.windows(20).filter(|window| *window == library.as_slice()).count();
         assert!(uses >= 3, "{uses} uses of the library address");
     }
 
     #[test]
     fn says_which_library_is_missing() {
-        let error = creation_code(Contract::JobRegistry, &BTreeMap::new()).unwrap_err();
+        let error = link(Contract::JobRegistry, &BTreeMap::new()).unwrap_err();
         assert!(error.to_string().contains("Disputes"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use lcai_primitives::contracts::{AIConfig, JobRegistry, WorkerRegistry};
 use lcai_primitives::{Deployment, ModelId};
 
 use crate::addresses;
-use crate::artefacts::{Contract, creation_code};
+use crate::artefacts::{Contract, link};
 use crate::base::base_genesis;
 use crate::error::GenesisError;
 use crate::sandbox::{DEPLOYER, Sandbox};
@@ -89,15 +89,19 @@ const LIBRARIES: [(&str, Contract, Address); 3] = [
     ("Settlement", Contract::Settlement, addresses::SETTLEMENT),
 ];
 
-fn linked(contract: Contract) -> Result<Bytes, GenesisError> {
+/// Creation code of a contract, linked to the libraries of the deployment.
+///
+/// # Errors
+/// If the committed artefact is not usable.
+pub fn creation_code(contract: Contract) -> Result<Bytes, GenesisError> {
     let libraries: BTreeMap<&str, Address> =
         LIBRARIES.iter().map(|(name, _, address)| (*name, *address)).collect();
-    creation_code(contract, &libraries)
+    link(contract, &libraries)
 }
 
 fn deploy_libraries(sandbox: &mut Sandbox) -> Result<(), GenesisError> {
     for (name, contract, address) in LIBRARIES {
-        sandbox.deploy(name, address, &linked(contract)?, &[])?;
+        sandbox.deploy(name, address, &creation_code(contract)?, &[])?;
     }
     Ok(())
 }
@@ -112,14 +116,14 @@ fn deploy_implementations(sandbox: &mut Sandbox) -> Result<(), GenesisError> {
         ),
         ("JobRegistry implementation", Contract::JobRegistry, addresses::JOB_REGISTRY_IMPLEMENTATION),
     ] {
-        sandbox.deploy(name, address, &linked(contract)?, &[])?;
+        sandbox.deploy(name, address, &creation_code(contract)?, &[])?;
     }
     Ok(())
 }
 
 /// One timelock owns the contracts; two more hold the money that fees bring, so that the same rules spend it.
 fn deploy_timelocks(sandbox: &mut Sandbox, spec: &GenesisSpec) -> Result<(), GenesisError> {
-    let creation = linked(Contract::TimelockController)?;
+    let creation = creation_code(Contract::TimelockController)?;
     let arguments = TimelockController::constructorCall {
         minDelay: U256::from(spec.timelock_delay),
         proposers: vec![spec.governor],
@@ -159,7 +163,7 @@ fn deploy_proxies(sandbox: &mut Sandbox, spec: &GenesisSpec) -> Result<(), Genes
         _feePool: addresses::FEE_POOL,
         _guardian: spec.guardian,
     };
-    let creation = linked(Contract::Erc1967Proxy)?;
+    let creation = creation_code(Contract::Erc1967Proxy)?;
     for (name, address, implementation, initialize) in [
         ("AIConfig proxy", addresses::AI_CONFIG, addresses::AI_CONFIG_IMPLEMENTATION, ai_config.abi_encode()),
         (

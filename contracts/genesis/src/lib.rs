@@ -13,7 +13,9 @@ mod error;
 mod sandbox;
 mod spec;
 
+pub use artefacts::Contract;
 pub use base::{DEFAULT_CHAIN_ID, DEPOSIT_CONTRACT, Fork, GAS_LIMIT, base_genesis};
-pub use builder::{BuiltGenesis, build};
+pub use builder::{BuiltGenesis, build, creation_code};
 pub use error::GenesisError;
+pub use sandbox::{DEPLOYER, Sandbox};
 pub use spec::{DEFAULT_TIMESTAMP, GenesisSpec, LCAI, ModelSpec, ProtocolParams};

@@ -1,5 +1,6 @@
-//! An EVM in which a deployment takes place before there is a chain.
+//! An EVM in which a deployment takes place before there is a chain, and in which it can be tried.
 
+use alloy_genesis::Genesis;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use revm::bytecode::Bytecode;
 use revm::context::result::ExecutionResult;
@@ -14,7 +15,7 @@ use crate::error::GenesisError;
 
 /// State, and the block in which everything runs.
 #[derive(Debug)]
-pub(crate) struct Sandbox {
+pub struct Sandbox {
     db: CacheDB<EmptyDB>,
     chain_id: u64,
     spec: SpecId,
@@ -23,7 +24,9 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    pub(crate) fn new(chain_id: u64, fork: Fork, timestamp: u64) -> Self {
+    /// Empty state; `timestamp` is `block.timestamp`, in seconds.
+    #[must_use]
+    pub fn new(chain_id: u64, fork: Fork, timestamp: u64) -> Self {
         let spec = match fork {
             Fork::Osaka => SpecId::OSAKA,
             Fork::Prague => SpecId::PRAGUE,
@@ -37,7 +40,10 @@ impl Sandbox {
     /// A create frame would put the contract where the creator's nonce says; code that remembers its own address, as
     /// an upgradeable implementation does, then remembers the wrong one. So the creation code becomes the account's
     /// code, is called, and gives way to what it returned. It finds its arguments after its own end, as in a create.
-    pub(crate) fn deploy(
+    ///
+    /// # Errors
+    /// If the constructor reverts or runs out of gas; `what` names it.
+    pub fn deploy(
         &mut self,
         what: &str,
         address: Address,
@@ -45,14 +51,18 @@ impl Sandbox {
         arguments: &[u8],
     ) -> Result<(), GenesisError> {
         let code = [creation.as_ref(), arguments].concat();
-        self.set_code(address, code.into())?;
+        self.set_code(address, code.into());
         // Constructors see the genesis deployer as their caller.
         let runtime = self.call(what, DEPLOYER, address, Bytes::new())?;
-        self.set_code(address, runtime)
+        self.set_code(address, runtime);
+        Ok(())
     }
 
-    /// Calls `to` as `caller` and keeps what it changed.
-    pub(crate) fn call(
+    /// Calls `to` as `caller`, whoever that is, and keeps what it changed.
+    ///
+    /// # Errors
+    /// If the call reverts or runs out of gas; `what` names it.
+    pub fn call(
         &mut self,
         what: &str,
         caller: Address,
@@ -85,10 +95,40 @@ impl Sandbox {
         }
     }
 
-    fn set_code(&mut self, address: Address, code: Bytes) -> Result<(), GenesisError> {
+    /// The state that a genesis starts with, at a given time.
+    #[must_use]
+    pub fn resume(genesis: &Genesis, fork: Fork, timestamp: u64) -> Self {
+        let mut sandbox = Self::new(genesis.config.chain_id, fork, timestamp);
+        for (address, account) in &genesis.alloc {
+            let code = Bytecode::new_raw(account.code.clone().unwrap_or_default());
+            let info = AccountInfo {
+                balance: account.balance,
+                nonce: account.nonce.unwrap_or_default(),
+                ..AccountInfo::default().with_code(code)
+            };
+            sandbox.db.insert_account_info(*address, info);
+            for (slot, value) in account.storage.iter().flatten() {
+                let Ok(()) = sandbox.db.insert_account_storage(*address, (*slot).into(), (*value).into());
+            }
+        }
+        sandbox
+    }
+
+    /// Moves `block.timestamp` on.
+    pub const fn advance(&mut self, seconds: u64) {
+        self.timestamp = self.timestamp.saturating_add(seconds);
+    }
+
+    /// A storage slot of an account.
+    #[must_use]
+    pub fn storage(&mut self, address: Address, slot: U256) -> U256 {
+        let Ok(value) = revm::Database::storage(&mut self.db, address, slot);
+        value
+    }
+
+    fn set_code(&mut self, address: Address, code: Bytes) {
         let info = AccountInfo::default().with_code(Bytecode::new_raw(code));
         self.db.insert_account_info(address, AccountInfo { nonce: 1, ..info });
-        Ok(())
     }
 
     /// Every account that has code, balance, nonce or storage, with its non-zero storage.
@@ -115,7 +155,7 @@ impl Sandbox {
 }
 
 /// Who runs constructors and owns the contracts until they are handed over.
-pub(crate) const DEPLOYER: Address = Address::new(*b"lcai-genesis-creator");
+pub const DEPLOYER: Address = Address::new(*b"lcai-genesis-creator");
 
 /// An account after the deployment.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use alloy_consensus::proofs::state_root_unhashed;
 use alloy_consensus::{
     BlobTransactionSidecar, SidecarBuilder, SignableTransaction, SimpleCoder, TxEip1559, TxEip4844,
     TxEip4844Variant, TxEip4844WithSidecar, TxEnvelope,
@@ -16,7 +17,7 @@ use alloy_signer_local::PrivateKeySigner;
 use jsonrpsee::core::client::{ClientT, Subscription, SubscriptionClientT};
 use jsonrpsee::rpc_params;
 use lcai_embedded_chain::{BlockRef, ChainConfig, EmbeddedChain, HeadEvent, Mining, ReorgPlan, runtime};
-use lcai_genesis::{Fork, base_genesis};
+use lcai_genesis::{Fork, GenesisSpec, base_genesis, build};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
@@ -568,6 +569,32 @@ fn the_engine_server_wants_a_token() {
         assert!(capabilities.iter().any(|method| method == "engine_newPayloadV4"), "{capabilities:?}");
         let chain_id: U256 = client.request("eth_chainId", rpc_params![]).await.unwrap();
         assert_eq!(chain_id, U256::from(CHAIN_ID));
+    });
+}
+
+#[test]
+fn the_genesis_of_the_contracts_is_the_state_of_block_zero() {
+    run(async {
+        let role = Address::repeat_byte(0x11);
+        let built = build(&GenesisSpec::devnet(role, role, role)).unwrap();
+        let accounts = built.genesis.alloc.iter();
+        let root = state_root_unhashed(
+            accounts
+                .map(|(address, account)| (*address, account.clone().into_trie_account()))
+                .collect::<Vec<_>>(),
+        );
+        let chain =
+            EmbeddedChain::start(ChainConfig::new(built.genesis).with_mining(Mining::Manual)).await.unwrap();
+        let block = chain.rpc("eth_getBlockByNumber", json!(["0x0", false])).await.unwrap();
+        assert_eq!(block["stateRoot"], json!(root));
+
+        // Discovery from the one address that every network has: aiConfig() and jobRegistry().
+        for (selector, address) in
+            [("0x85ff4862", built.deployment.ai_config), ("0x23682c47", built.deployment.job_registry)]
+        {
+            let call = json!([{ "to": built.deployment.worker_registry, "input": selector }, "latest"]);
+            assert_eq!(chain.rpc("eth_call", call).await.unwrap(), json!(address.into_word()));
+        }
     });
 }
 
