@@ -28,6 +28,28 @@ sol! {
         uint256 nonce;
         uint256 expiry;
     }
+
+    /// What a user signs so that another account may submit a job for it, in the transaction that carries the prompt blob
+    /// (`submitJobWithBlob`). `jobIndex` is the session's job count before the job: the signature is good for one.
+    #[derive(Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    struct SubmitJob {
+        uint256 sessionId;
+        uint256 jobIndex;
+        bytes32 promptBlobHash;
+        uint256 maxFee;
+        uint256 expiry;
+    }
+
+    /// What a worker signs so that another account may complete its job, in the transaction that carries the response
+    /// blob (`completeJobWithBlob`). Names the prompt too: after a reorg the same job id can be another prompt.
+    #[derive(Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    struct CompleteJob {
+        uint256 jobId;
+        uint256 sessionId;
+        bytes32 promptBlobHash;
+        bytes32 responseBlobHash;
+        bytes32 responseCiphertextHash;
+    }
 }
 
 mod typed {
@@ -108,6 +130,20 @@ impl SessionKeyUpdate {
     }
 
     /// The hash the dispatcher signs.
+    pub fn signing_hash(&self, domain: &Eip712Domain) -> B256 {
+        signing_hash(self, domain)
+    }
+}
+
+impl SubmitJob {
+    /// The hash the user signs.
+    pub fn signing_hash(&self, domain: &Eip712Domain) -> B256 {
+        signing_hash(self, domain)
+    }
+}
+
+impl CompleteJob {
+    /// The hash the worker signs.
     pub fn signing_hash(&self, domain: &Eip712Domain) -> B256 {
         signing_hash(self, domain)
     }
@@ -222,6 +258,14 @@ mod tests {
             "SessionKeyUpdate(uint256 sessionId,address worker,bytes32 encWorkerKeyHash,bytes32 encDisputerKeyHash,uint256 nonce,uint256 expiry)"
         );
         assert_eq!(
+            SubmitJob::eip712_encode_type(),
+            "SubmitJob(uint256 sessionId,uint256 jobIndex,bytes32 promptBlobHash,uint256 maxFee,uint256 expiry)"
+        );
+        assert_eq!(
+            CompleteJob::eip712_encode_type(),
+            "CompleteJob(uint256 jobId,uint256 sessionId,bytes32 promptBlobHash,bytes32 responseBlobHash,bytes32 responseCiphertextHash)"
+        );
+        assert_eq!(
             typed::Heartbeat::eip712_encode_type(),
             "Heartbeat(address worker,uint64 sentAt,uint32 activeJobs,uint32 maxJobs,bytes32 modelsHash,uint8 status,uint64 sequence)"
         );
@@ -266,6 +310,22 @@ mod tests {
             assert_eq!(value.eip712_hash_struct(), field::<B256>(v, "structHash"));
             assert_eq!(value.signing_hash(&domain_of(v)), field::<B256>(v, "signingHash"));
         }
+    }
+
+    #[test]
+    fn job_signatures_hash_to_the_vectors() {
+        let all = vectors();
+        for v in all["submitJobs"].as_array().unwrap() {
+            let value: SubmitJob = field(v, "message");
+            assert_eq!(value.eip712_hash_struct(), field::<B256>(v, "structHash"));
+            assert_eq!(value.signing_hash(&domain_of(v)), field::<B256>(v, "signingHash"));
+        }
+        for v in all["completeJobs"].as_array().unwrap() {
+            let value: CompleteJob = field(v, "message");
+            assert_eq!(value.eip712_hash_struct(), field::<B256>(v, "structHash"));
+            assert_eq!(value.signing_hash(&domain_of(v)), field::<B256>(v, "signingHash"));
+        }
+        assert_eq!((&all["submitJobCount"], &all["completeJobCount"]), (&2.into(), &2.into()));
     }
 
     #[test]

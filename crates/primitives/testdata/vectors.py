@@ -31,6 +31,9 @@ TYPES = {
     "bytes32 encDisputerKeyHash,uint256 nonce,uint256 expiry",
     "SessionKeyUpdate": "uint256 sessionId,address worker,bytes32 encWorkerKeyHash,bytes32 encDisputerKeyHash,"
     "uint256 nonce,uint256 expiry",
+    "SubmitJob": "uint256 sessionId,uint256 jobIndex,bytes32 promptBlobHash,uint256 maxFee,uint256 expiry",
+    "CompleteJob": "uint256 jobId,uint256 sessionId,bytes32 promptBlobHash,bytes32 responseBlobHash,"
+    "bytes32 responseCiphertextHash",
     "Heartbeat": "address worker,uint64 sentAt,uint32 activeJobs,uint32 maxJobs,bytes32 modelsHash,uint8 status,"
     "uint64 sequence",
 }
@@ -115,7 +118,29 @@ def eip712():
             }
             | typed("Heartbeat", 8200, addr(0x11), message)
         )
+    jobs = {"SubmitJob": [], "CompleteJob": []}
+    for registry, first, number in ((addr(0x11), 1, 0), ("0x9A9f2CCfdE556A7E9Ff0848998Aa4a0CFD8863AE", 2**64 - 1, 2**256 - 1)):
+        blobs = [b"\x01" + k(bytes([i]))[1:] for i in (1, 2)]
+        messages = {
+            "SubmitJob": {"sessionId": first, "jobIndex": 3, "promptBlobHash": blobs[0], "maxFee": number, "expiry": 1_700_000_120},
+            "CompleteJob": {
+                "jobId": first,
+                "sessionId": 7,
+                "promptBlobHash": blobs[0],
+                "responseBlobHash": blobs[1],
+                "responseCiphertextHash": k(b"ciphertext"),
+            },
+        }
+        for name, message in messages.items():
+            shown = {n: h(v) if isinstance(v, bytes) else hex(v) for n, v in message.items()}
+            jobs[name].append(
+                {"chainId": 8200, "jobRegistry": registry, "message": shown} | typed(name, 8200, registry, message)
+            )
     return {
+        "submitJobCount": len(jobs["SubmitJob"]),
+        "submitJobs": jobs["SubmitJob"],
+        "completeJobCount": len(jobs["CompleteJob"]),
+        "completeJobs": jobs["CompleteJob"],
         "sessionAuthorizationCount": len(authorizations),
         "sessionAuthorizations": authorizations,
         "sessionKeyUpdateCount": len(updates),
