@@ -1,8 +1,8 @@
-//! Bindings of the five contracts, their enums, and where they are deployed.
+//! Bindings of the contracts, their enums, and where they are deployed.
 //!
-//! The bindings are generated from the JSON ABIs committed under `contracts/abi`: ours where we have the contract (a
-//! superset of the live one, see the test), the live network's where we do not yet. Each contract has a module because the
-//! structs of its interface (`IJobRegistry::Job`) are generated beside it.
+//! The bindings are generated from the JSON ABIs committed under `contracts/abi`, each a superset of the live network's
+//! (see the test). Each contract has a module because the structs of its interface (`IJobRegistry::Job`) are generated
+//! beside it.
 
 use alloy_primitives::{Address, address};
 use serde::{Deserialize, Serialize};
@@ -39,11 +39,11 @@ binding! {
 }
 binding! {
     /// Sortition of sessions.
-    session_manager, SessionManager, "../../contracts/abi/live/ISessionManager.json"
+    session_manager, SessionManager, "../../contracts/abi/SessionManager.json"
 }
 binding! {
     /// Worker scores.
-    reputation_registry, ReputationRegistry, "../../contracts/abi/live/IReputationRegistry.json"
+    reputation_registry, ReputationRegistry, "../../contracts/abi/ReputationRegistry.json"
 }
 
 pub use job_registry::IJobRegistry::{Job, Session};
@@ -55,8 +55,8 @@ pub(crate) const ABIS: [&str; 8] = [
     include_str!("../../../contracts/abi/JobRegistry.json"),
     include_str!("../../../contracts/abi/WorkerRegistry.json"),
     include_str!("../../../contracts/abi/AIConfig.json"),
-    include_str!("../../../contracts/abi/live/ISessionManager.json"),
-    include_str!("../../../contracts/abi/live/IReputationRegistry.json"),
+    include_str!("../../../contracts/abi/SessionManager.json"),
+    include_str!("../../../contracts/abi/ReputationRegistry.json"),
     include_str!("../../../contracts/abi/Disputes.json"),
     include_str!("../../../contracts/abi/SessionOps.json"),
     include_str!("../../../contracts/abi/Settlement.json"),
@@ -209,6 +209,8 @@ mod tests {
             include_str!("../../../contracts/abi/live/IJobRegistry.json"),
             include_str!("../../../contracts/abi/live/IWorkerRegistry.json"),
             include_str!("../../../contracts/abi/live/IAIConfig.json"),
+            include_str!("../../../contracts/abi/live/ISessionManager.json"),
+            include_str!("../../../contracts/abi/live/IReputationRegistry.json"),
         ];
         for (ours, live) in ABIS.iter().zip(live) {
             let (ours, live) = (parse(ours), parse(live));
