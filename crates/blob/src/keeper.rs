@@ -76,6 +76,7 @@ impl BlobKeeperHandler {
         Self { store, retention, fetched: std::sync::atomic::AtomicU64::new(0) }
     }
 
+    /// A blob that is kept already, e.g. because this node posted it, is kept for longer and not fetched.
     async fn fetch(&self, versioned_hash: B256, context: &EffectContext) -> EffectOutcome {
         let keep_until = unix_now().saturating_add((self.retention)().unwrap_or(DEFAULT_RETENTION));
         let store = self.store.clone();

@@ -75,6 +75,8 @@ enum Expiring {
 pub struct DispatchCore {
     config: DispatchConfig,
     params: Table<u8, ChainParams>,
+    /// The newest block's time, unix seconds.
+    time: Table<u8, u64>,
     models: Table<ModelId, Model>,
     workers: Table<Address, Worker>,
     sessions: Table<SessionId, Session>,
@@ -95,6 +97,7 @@ impl DispatchCore {
         Self {
             config,
             params: Table::new("params"),
+            time: Table::new("time"),
             models: Table::new("models"),
             workers: Table::new("workers"),
             sessions: Table::new("sessions"),
@@ -115,6 +118,11 @@ impl DispatchCore {
     /// AIConfig's values; `None` before the first block.
     pub fn params(&self) -> Option<&ChainParams> {
         self.params.get(&0)
+    }
+
+    /// The newest block's time, unix seconds; 0 before the first block.
+    pub fn block_time(&self) -> u64 {
+        self.time.get(&0).copied().unwrap_or_default()
     }
 
     /// Every model, by id.
@@ -541,6 +549,7 @@ impl Extension for DispatchCore {
     const VERSION: u32 = 1;
 
     fn apply(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
+        self.time.insert(0, block.timestamp);
         let mut touched = Touched::of(block, &self.config.deployment);
         let configured = params_calls(&self.config.deployment).first().is_some_and(|call| block.read(call).is_some());
         if self.params().is_none() && configured {
@@ -588,6 +597,7 @@ impl Extension for DispatchCore {
     fn tables(&mut self) -> Vec<&mut dyn AnyTable> {
         vec![
             &mut self.params,
+            &mut self.time,
             &mut self.models,
             &mut self.workers,
             &mut self.sessions,

@@ -9,7 +9,7 @@ use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::SolCall;
-use lcai_host::{BlockRef, Call, ExtensionHandle, HostClient, HostError, Records};
+use lcai_host::{BlockRef, Call, ExtensionHandle, HostClient, HostError, JournalError, Records};
 use lcai_primitives::{
     contracts::{Deployment, JobRegistry, WorkerRegistry},
     draw,
@@ -175,7 +175,7 @@ impl DispatchService {
         let nonce = self.nonce(user).await?;
         let (at, drawn) = self.draw(user, nonce, model)?;
         let key = pin_key(user, model, nonce);
-        let pinned = self.pinned(key)?.filter(|pin| drawn.candidates.iter().any(|c| c.worker == pin.worker));
+        let pinned = self.pinned(key).await?.filter(|pin| drawn.candidates.iter().any(|c| c.worker == pin.worker));
         let worker = match pinned {
             Some(pin) => pin.worker,
             None => {
@@ -275,6 +275,12 @@ impl DispatchService {
         self.core.input(input).await.map_err(internal)
     }
 
+    /// The time by which authorizations expire: the chain's where it runs ahead of the clock, because the contract
+    /// compares with block time.
+    fn now(&self) -> u64 {
+        unix_now().max(self.core.read(DispatchCore::block_time))
+    }
+
     fn model(&self, id: ModelId) -> Result<Model, DispatchError> {
         let model = self.core.read(|core| core.model(&id).cloned());
         match model {
@@ -323,9 +329,9 @@ impl DispatchService {
     }
 
     /// What was drawn before for the same (user, model, nonce): a signed authorization's pin, or an offer.
-    fn pinned(&self, key: B256) -> Result<Option<Pin>, DispatchError> {
-        let now = unix_now();
-        let durable = self.journal.get(key.as_slice()).map_err(internal)?;
+    async fn pinned(&self, key: B256) -> Result<Option<Pin>, DispatchError> {
+        let now = self.now();
+        let durable = self.records(move |records| records.get(key.as_slice())).await?;
         if let Some(bytes) = durable {
             let pin: Pin = postcard::from_bytes(&bytes).map_err(internal)?;
             if pin.expiry >= now {
@@ -336,7 +342,7 @@ impl DispatchService {
     }
 
     fn remember_offer(&self, key: B256, worker: Address) {
-        let now = unix_now();
+        let now = self.now();
         let mut offers = self.offers.lock();
         if offers.len() >= MAX_OFFERS {
             offers.retain(|_, pin| pin.expiry >= now);
@@ -351,7 +357,7 @@ impl DispatchService {
     async fn pin(&self, fields: &AuthorizationFields) -> Result<u64, DispatchError> {
         let _one_at_a_time = self.signing.lock().await;
         let key = pin_key(fields.user, fields.model_id, fields.nonce);
-        let allowed = match self.pinned(key)? {
+        let allowed = match self.pinned(key).await? {
             Some(pin) => pin.worker,
             None => self.draw(fields.user, fields.nonce, fields.model_id)?.1.worker,
         };
@@ -361,24 +367,37 @@ impl DispatchService {
                 fields.worker
             )));
         }
-        let expiry = unix_now().saturating_add(AUTHORIZATION_LIFETIME_SECONDS);
+        let expiry = self.now().saturating_add(AUTHORIZATION_LIFETIME_SECONDS);
         let bytes = postcard::to_stdvec(&Pin { worker: fields.worker, expiry }).map_err(internal)?;
-        self.journal.put(key.as_slice(), &bytes).map_err(internal)?;
+        self.records(move |records| records.put(key.as_slice(), &bytes)).await?;
         self.offers.lock().remove(&key);
         Ok(expiry)
     }
 
     /// Forgets pins that have expired; called now and then.
-    pub fn prune(&self) -> Result<(), DispatchError> {
+    pub async fn prune(&self) -> Result<(), DispatchError> {
         let now = unix_now();
-        for (key, bytes) in self.journal.scan(&[]).map_err(internal)? {
-            let expired = postcard::from_bytes::<Pin>(&bytes).is_ok_and(|pin| pin.expiry < now);
-            if expired {
-                self.journal.remove(&key).map_err(internal)?;
+        let _one_at_a_time = self.signing.lock().await;
+        self.records(move |records| {
+            for (key, bytes) in records.scan(&[])? {
+                if postcard::from_bytes::<Pin>(&bytes).is_ok_and(|pin| pin.expiry < now) {
+                    records.remove(&key)?;
+                }
             }
-        }
+            Ok(())
+        })
+        .await?;
         self.offers.lock().retain(|_, pin| pin.expiry >= now);
         Ok(())
+    }
+
+    /// Runs a journal access where its fsync blocks nobody.
+    async fn records<T: Send + 'static>(
+        &self,
+        access: impl FnOnce(&Records) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, DispatchError> {
+        let records = self.journal.clone();
+        tokio::task::spawn_blocking(move || access(&records)).await.map_err(internal)?.map_err(internal)
     }
 }
 
