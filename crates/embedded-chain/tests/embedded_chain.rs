@@ -1,5 +1,5 @@
 //! The embedded chain through its JSON-RPC, with real signed transactions.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::time::Duration;
 
