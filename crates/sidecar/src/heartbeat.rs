@@ -1,0 +1,132 @@
+//! Signs of life.
+
+use crate::{
+    core::WorkerCore,
+    node::{NodeClient, unix_now},
+};
+use alloy_primitives::Bytes;
+use alloy_signer_local::PrivateKeySigner;
+use lcai_crypto::sign_typed;
+use lcai_host::ExtensionHandle;
+use lcai_inference::Backend;
+use lcai_primitives::{
+    contracts::Deployment,
+    eip712::{self, Heartbeat, HeartbeatStatus},
+    ids::ModelId,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long the backend may take to say that it is there.
+const BACKEND_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether the worker takes new sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Draining {
+    draining: AtomicBool,
+    changed: Notify,
+}
+
+impl Draining {
+    pub(crate) fn begin(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// Sends signed heartbeats.
+pub(crate) struct Heartbeats {
+    pub(crate) deployment: Deployment,
+    pub(crate) account: PrivateKeySigner,
+    pub(crate) node: Arc<NodeClient>,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) models: BTreeMap<ModelId, String>,
+    pub(crate) core: ExtensionHandle<WorkerCore>,
+    pub(crate) max_jobs: u32,
+    pub(crate) interval: Duration,
+    pub(crate) draining: Arc<Draining>,
+    pub(crate) ready: watch::Sender<bool>,
+}
+
+impl Heartbeats {
+    /// Sends one at once, then every interval and whenever draining begins, until `shutdown`.
+    pub(crate) async fn run(&self, shutdown: CancellationToken) {
+        let started = Instant::now();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut sequence = u64::try_from(since.as_millis()).unwrap_or_default();
+        loop {
+            let ready = self.backend_is_ready().await;
+            self.ready.send_replace(ready);
+            let heartbeat = self.heartbeat(ready, sequence, started.elapsed());
+            sequence += 1;
+            let pause = match self.send(heartbeat).await {
+                Ok(()) => {
+                    metrics::gauge!("lcai_worker_heartbeat_last_timestamp_seconds").set(unix_now() as f64);
+                    self.interval
+                }
+                Err(reason) => {
+                    tracing::warn!(reason, "the heartbeat was not taken");
+                    // A node that is away is tried more often: without heartbeats no session comes.
+                    self.interval.min(Duration::from_secs(2))
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.draining.changed.notified() => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Whether the backend has every model the worker serves.
+    async fn backend_is_ready(&self) -> bool {
+        let ready = match timeout(BACKEND_PATIENCE, self.backend.models()).await {
+            Ok(Ok(found)) => self.models.values().all(|name| found.iter().any(|model| model.name == *name)),
+            _ => false,
+        };
+        metrics::gauge!("lcai_worker_backend_up").set(if ready { 1.0 } else { 0.0 });
+        if !ready {
+            tracing::warn!("the model backend does not answer, or lacks a model");
+        }
+        ready
+    }
+
+    fn heartbeat(&self, ready: bool, sequence: u64, uptime: Duration) -> Heartbeat {
+        let active = self.core.read(WorkerCore::open_jobs);
+        metrics::gauge!("lcai_worker_active_jobs").set(active as f64);
+        let draining = self.draining.is_draining();
+        Heartbeat {
+            worker: self.account.address(),
+            sent_at: unix_now(),
+            active_jobs: u32::try_from(active).unwrap_or(u32::MAX),
+            max_jobs: self.max_jobs,
+            models: self.models.keys().copied().collect(),
+            status: if draining { HeartbeatStatus::Draining } else { HeartbeatStatus::Active },
+            inference_ready: ready,
+            uptime_seconds: uptime.as_secs(),
+            sequence,
+        }
+    }
+
+    async fn send(&self, heartbeat: Heartbeat) -> Result<(), String> {
+        let domain = eip712::domain(self.deployment.chain_id, self.deployment.job_registry);
+        let signature =
+            sign_typed(&self.account, heartbeat.signing_hash(&domain)).map_err(|e| e.to_string())?;
+        self.node.heartbeat(heartbeat, Bytes::from(signature.to_vec())).await.map_err(|e| e.to_string())
+    }
+}
