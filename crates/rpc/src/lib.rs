@@ -1,1 +1,53 @@
-//! The lcai_* JSON-RPC namespace and its subscriptions
+//! The `lcai_*` JSON-RPC namespace and its subscriptions.
+//!
+//! [`api`] is the namespace itself (server and client generated from one trait), [`types`] what crosses the wire,
+//! [`error`] the documented error codes. [`LcaiRpc`] is the node's side of it, [`serve()`] a server with bounds.
+//!
+//! - [`Relay`] takes frames from a session's worker, keeps them in a [`FrameStore`], and hands them to the session's
+//!   owner: in order, without gap or repetition, across reconnects and restarts.
+//! - [`TokenIssuer`] logs accounts in by their own signature.
+//! - [`BlobService`] posts blobs for users, within a quota, and reads them back.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod api;
+pub mod error;
+pub mod types;
+
+mod blobs;
+mod caller;
+mod directory;
+mod fanout;
+mod limits;
+mod quota;
+mod relay;
+mod serve;
+mod server;
+mod session_view;
+mod store;
+#[cfg(test)]
+mod testing;
+mod tokens;
+
+pub use api::{LcaiApiClient, LcaiApiServer};
+pub use blobs::{BlobService, Publisher, PublisherConfig};
+pub use caller::{MAX_PROOF_LIFETIME, check_proof};
+pub use directory::{Directory, DispatchDirectory};
+pub use error::LcaiError;
+pub use fanout::Live;
+pub use limits::{AccountLimiter, Rate};
+pub use relay::{
+    DEFAULT_SESSION_CAP, FrameReader, MAX_FRAMES_PER_CALL, Relay, RelayConfig, RelayStats, envelopes,
+};
+pub use serve::{RpcHandle, ServerLimits, serve};
+pub use server::{ExtensionStatus, LcaiRpc, MAX_POLL_MS, RpcParts, RpcSettings};
+pub use session_view::{JobView, SessionParties, SessionView};
+pub use store::{FrameStore, StoreError};
+pub use tokens::{TokenConfig, TokenIssuer, TokenKey};
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The time, unix seconds.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

@@ -1,0 +1,264 @@
+//! What the node knows of the chain, in the shapes that cross the wire.
+
+use crate::{
+    error::LcaiError,
+    session_view::{JobView, SessionParties, SessionView},
+    types::{
+        AuthorizationRequest, BlockId, DrawCandidate, DrawFacts, JobInfo, JobTransactions, ModelInfo,
+        SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
+    },
+};
+use alloy_primitives::Address;
+use async_trait::async_trait;
+use lcai_exex_dispatch::{
+    AuthorizationFields, DispatchCore, DispatchError, DispatchService, Job, Offer, Session,
+};
+use lcai_host::{BlockRef, ExtensionHandle};
+use lcai_primitives::{
+    contracts::{JobState, SessionStatus},
+    eip712::Heartbeat,
+    ids::{JobId, ModelId, SessionId, Subject},
+    params::ChainParams,
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Everything `lcai_*` reads of the chain and asks of dispatch. Reads answer from memory.
+#[async_trait]
+pub trait Directory: SessionView {
+    /// AIConfig's values; `None` before the first block.
+    fn params(&self) -> Option<ChainParams>;
+    /// Every model.
+    fn models(&self) -> Vec<ModelInfo>;
+    /// Every registered worker.
+    fn workers(&self) -> Vec<WorkerInfo>;
+    /// A session.
+    fn session_info(&self, id: SessionId) -> Option<SessionInfo>;
+    /// A job and its subject.
+    fn job_info(&self, id: JobId) -> Option<(JobInfo, Subject)>;
+    /// Whether this node has the dispatcher's key.
+    fn can_authorize(&self) -> bool;
+    /// Draws a worker.
+    async fn request_session(&self, model: ModelId, user: Address) -> Result<SessionOffer, LcaiError>;
+    /// Signs an authorization for a caller that is proven to be the user.
+    async fn authorize(&self, request: AuthorizationRequest) -> Result<SessionAuthorizationGrant, LcaiError>;
+    /// Takes a worker's heartbeat.
+    async fn heartbeat(&self, heartbeat: Heartbeat, signature: &[u8]) -> Result<(), LcaiError>;
+}
+
+/// The dispatch extension's view.
+#[derive(Debug)]
+pub struct DispatchDirectory {
+    core: ExtensionHandle<DispatchCore>,
+    service: Arc<DispatchService>,
+    names: BTreeMap<ModelId, String>,
+}
+
+impl DispatchDirectory {
+    /// `names` are the model names the operator knows; the chain only has their hashes.
+    pub fn new(service: Arc<DispatchService>, names: impl IntoIterator<Item = String>) -> Self {
+        let names = names.into_iter().map(|name| (ModelId::from_name(&name), name)).collect();
+        Self { core: service.core().clone(), service, names }
+    }
+}
+
+impl SessionView for DispatchDirectory {
+    fn session(&self, id: SessionId) -> Option<SessionParties> {
+        self.core.read(|core| {
+            core.session(id).map(|s| SessionParties {
+                user: s.user,
+                worker: s.worker,
+                create_transaction: s.create_transaction,
+            })
+        })
+    }
+
+    fn job(&self, id: JobId) -> Option<JobView> {
+        self.core.read(|core| {
+            core.job(id).map(|job| JobView {
+                subject: job.subject,
+                worker: job.worker,
+                state: job.state,
+                response_ciphertext_hash: job.response_ciphertext_hash,
+            })
+        })
+    }
+}
+
+#[async_trait]
+impl Directory for DispatchDirectory {
+    fn params(&self) -> Option<ChainParams> {
+        self.core.read(|core| core.params().cloned())
+    }
+
+    fn models(&self) -> Vec<ModelInfo> {
+        let now = crate::unix_now();
+        self.core.read(|core| {
+            core.models()
+                .map(|(id, model)| {
+                    let eligible: Vec<_> = core.workers().filter(|(_, w)| core.is_eligible(w, &id)).collect();
+                    ModelInfo {
+                        id,
+                        name: self.names.get(&id).cloned(),
+                        fee: model.fee,
+                        max_output_tokens: model.max_output_tokens,
+                        enabled: model.enabled,
+                        eligible_workers: eligible.len() as u64,
+                        free_slots: eligible
+                            .iter()
+                            .filter_map(|(address, _)| core.free_slots(address, now))
+                            .sum(),
+                    }
+                })
+                .collect()
+        })
+    }
+
+    fn workers(&self) -> Vec<WorkerInfo> {
+        let now = crate::unix_now();
+        self.core.read(|core| {
+            core.workers()
+                .map(|(address, worker)| WorkerInfo {
+                    address: *address,
+                    stake: worker.stake,
+                    models: worker.models.iter().copied().filter(|id| core.is_eligible(worker, id)).collect(),
+                    open_jobs: worker.open_jobs,
+                    free_slots: core.free_slots(address, now),
+                    last_heartbeat: core.health_of(address).map(|h| h.last_heartbeat),
+                    suspended_until: worker.suspended_until,
+                })
+                .collect()
+        })
+    }
+
+    fn session_info(&self, id: SessionId) -> Option<SessionInfo> {
+        self.core.read(|core| core.session(id).map(|session| session_info(id, session)))
+    }
+
+    fn job_info(&self, id: JobId) -> Option<(JobInfo, Subject)> {
+        self.core.read(|core| core.job(id).map(|job| (job_info(core, id, job), job.subject)))
+    }
+
+    fn can_authorize(&self) -> bool {
+        self.service.can_authorize()
+    }
+
+    async fn request_session(&self, model: ModelId, user: Address) -> Result<SessionOffer, LcaiError> {
+        self.service.request_session(model, user).await.map(offer).map_err(refusal)
+    }
+
+    async fn authorize(&self, request: AuthorizationRequest) -> Result<SessionAuthorizationGrant, LcaiError> {
+        let fields = AuthorizationFields {
+            user: request.user,
+            model_id: request.model_id,
+            worker: request.worker,
+            enc_worker_key: request.enc_worker_key,
+            enc_disputer_key: request.enc_disputer_key,
+            nonce: request.nonce,
+        };
+        let grant = self.service.authorize(&fields).await.map_err(refusal)?;
+        Ok(SessionAuthorizationGrant { signature: grant.signature, expiry: grant.expiry })
+    }
+
+    async fn heartbeat(&self, heartbeat: Heartbeat, signature: &[u8]) -> Result<(), LcaiError> {
+        self.service.heartbeat(heartbeat, signature).await.map_err(refusal)
+    }
+}
+
+fn refusal(error: DispatchError) -> LcaiError {
+    let text = error.to_string();
+    match error {
+        DispatchError::UnknownModel(_) => LcaiError::UnknownModel(text),
+        DispatchError::NoWorker(_) => LcaiError::NoWorker(text),
+        DispatchError::Refused(_) => LcaiError::AuthorizationRefused(text),
+        DispatchError::Unauthorized(_) => LcaiError::Unauthorized(text),
+        DispatchError::Stale(_) => LcaiError::Expired(text),
+        DispatchError::Unavailable(_) => LcaiError::NotOffered(text),
+        DispatchError::Internal(_) => LcaiError::Internal(text),
+    }
+}
+
+impl From<BlockRef> for BlockId {
+    fn from(block: BlockRef) -> Self {
+        Self { number: block.number, hash: block.hash }
+    }
+}
+
+fn offer(offer: Offer) -> SessionOffer {
+    let candidates = offer.candidates.into_iter().map(|c| DrawCandidate {
+        worker: c.worker,
+        stake: c.stake,
+        reputation: c.reputation,
+        open_jobs: c.open_jobs,
+    });
+    SessionOffer {
+        user: offer.user,
+        model_id: offer.model_id,
+        worker: offer.worker,
+        worker_encryption_key: offer.worker_encryption_key,
+        disputer_encryption_key: offer.disputer_encryption_key,
+        nonce: offer.nonce,
+        fee: offer.fee,
+        facts: DrawFacts {
+            block: offer.block.into(),
+            stake_cap: offer.stake_cap,
+            candidates: candidates.collect(),
+        },
+    }
+}
+
+fn session_info(id: SessionId, session: &Session) -> SessionInfo {
+    SessionInfo {
+        id,
+        user: session.user,
+        model_id: session.model_id,
+        worker: session.worker,
+        status: session_status(session.status).into(),
+        jobs: session.jobs.clone(),
+        create_transaction: session.create_transaction,
+    }
+}
+
+fn job_info(core: &DispatchCore, id: JobId, job: &Job) -> JobInfo {
+    JobInfo {
+        id,
+        session_id: job.session_id,
+        user: job.user,
+        worker: job.worker,
+        state: job_state(job.state).into(),
+        escrowed_fee: job.escrowed_fee,
+        prompt_blob_hash: job.prompt_blob_hash,
+        response_blob_hash: job.response_blob_hash,
+        response_ciphertext_hash: job.response_ciphertext_hash,
+        deadline: job.deadline,
+        transactions: JobTransactions {
+            submit: job.submit_tx,
+            acknowledge: job.ack_tx,
+            complete: job.complete_tx,
+            settle: job.settle_tx,
+            prompt_blob: core.blob_transaction(&job.prompt_blob_hash),
+            response_blob: job.response_blob_hash.and_then(|hash| core.blob_transaction(&hash)),
+        },
+        submitted_in: job.submitted_in.into(),
+        completed_in: job.completed_in.map(Into::into),
+    }
+}
+
+const fn session_status(status: SessionStatus) -> &'static str {
+    match status {
+        SessionStatus::Active => "active",
+        SessionStatus::Reassigning => "reassigning",
+        SessionStatus::Closed => "closed",
+    }
+}
+
+const fn job_state(state: JobState) -> &'static str {
+    match state {
+        JobState::Submitted => "submitted",
+        JobState::Acknowledged => "acknowledged",
+        JobState::Completed => "completed",
+        JobState::TimedOut => "timedOut",
+        JobState::Disputed => "disputed",
+        JobState::Resolved => "resolved",
+        JobState::Released => "released",
+    }
+}

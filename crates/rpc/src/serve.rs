@@ -1,0 +1,265 @@
+//! A JSON-RPC server over HTTP and WebSocket with bounds on everything a client decides.
+
+use crate::{
+    error::LcaiError,
+    limits::{Bucket, Rate},
+};
+use jsonrpsee::{
+    MethodResponse, Methods,
+    core::{
+        BoxError,
+        middleware::{Batch, Notification, Request, RpcServiceBuilder, RpcServiceT},
+    },
+    server::{
+        BatchRequestConfig, HttpRequest, PingConfig, Server, ServerConfig, ServerHandle, StopHandle,
+        serve_with_graceful_shutdown, stop_channel, ws::is_upgrade_request,
+    },
+    types::{ErrorObjectOwned, Id},
+};
+use metrics::counter;
+use parking_lot::Mutex;
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
+};
+use tower::Service;
+use tower_http::cors::{Any, CorsLayer};
+
+/// What one client, and all of them together, may use.
+#[derive(Debug, Clone)]
+pub struct ServerLimits {
+    /// Bytes of a request body or WebSocket message.
+    pub max_request_bytes: u32,
+    /// Bytes of a response.
+    pub max_response_bytes: u32,
+    /// Connections at once, HTTP and WebSocket together; further ones are closed at once.
+    pub max_connections: u32,
+    /// Subscriptions of one connection.
+    pub max_subscriptions: u32,
+    /// Calls in one batch.
+    pub max_batch: u32,
+    /// Messages waiting to be written to one WebSocket; beyond it the sender waits.
+    pub message_buffer: u32,
+    /// Calls of one connection.
+    pub calls: Rate,
+    /// How long a new connection may stay silent.
+    pub first_byte: Duration,
+    /// How often a WebSocket is pinged; one that does not answer for two pings is closed.
+    pub ping: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            max_request_bytes: 2 * 1024 * 1024,
+            max_response_bytes: 8 * 1024 * 1024,
+            max_connections: 2_000,
+            max_subscriptions: 64,
+            max_batch: 50,
+            message_buffer: 32,
+            calls: Rate { per_second: 200.0, burst: 1_000.0 },
+            first_byte: Duration::from_secs(10),
+            ping: Duration::from_secs(20),
+        }
+    }
+}
+
+impl ServerLimits {
+    fn config(&self) -> ServerConfig {
+        let ping = PingConfig::new().ping_interval(self.ping).inactive_limit(self.ping * 2).max_failures(1);
+        ServerConfig::builder()
+            .max_request_body_size(self.max_request_bytes)
+            .max_response_body_size(self.max_response_bytes)
+            .max_connections(self.max_connections)
+            .max_subscriptions_per_connection(self.max_subscriptions)
+            .set_batch_request_config(BatchRequestConfig::Limit(self.max_batch))
+            .set_message_buffer_capacity(self.message_buffer)
+            .enable_ws_ping(ping)
+            .build()
+    }
+}
+
+/// A running server. Dropping it does not stop the server; [`Self::stop`] does.
+#[derive(Debug, Clone)]
+pub struct RpcHandle {
+    local_addr: SocketAddr,
+    server: ServerHandle,
+}
+
+impl RpcHandle {
+    /// Where it listens.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Stops accepting, finishes the calls in progress, closes WebSockets. Idempotent.
+    pub fn stop(&self) {
+        // The only error says that it is stopped already.
+        let _ = self.server.stop();
+    }
+
+    /// Waits until the last connection is gone.
+    pub async fn stopped(self) {
+        self.server.stopped().await;
+    }
+}
+
+/// Serves `methods` at `addr` (port 0: any) over HTTP and WebSocket, open to pages of any origin.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn serve(
+    methods: impl Into<Methods>,
+    addr: SocketAddr,
+    limits: ServerLimits,
+) -> io::Result<RpcHandle> {
+    let listener = TcpListener::bind(addr).await?;
+    let local_addr = listener.local_addr()?;
+    let (stop, server) = stop_channel();
+    tokio::spawn(accept_loop(listener, methods.into(), limits, stop));
+    Ok(RpcHandle { local_addr, server })
+}
+
+async fn accept_loop(listener: TcpListener, methods: Methods, limits: ServerLimits, stop: StopHandle) {
+    let room = Arc::new(Semaphore::new(limits.max_connections as usize));
+    let stopped = stop.clone().shutdown();
+    tokio::pin!(stopped);
+    let mut id: u32 = 0;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stopped => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, mostly: others have to close first.
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            counter!("lcai_rpc_connections_refused_total").increment(1);
+            continue;
+        };
+        id = id.wrapping_add(1);
+        let connection =
+            Connection { id, methods: methods.clone(), limits: limits.clone(), stop: stop.clone() };
+        tokio::spawn(connection.serve(stream, Arc::new(permit)));
+    }
+}
+
+struct Connection {
+    id: u32,
+    methods: Methods,
+    limits: ServerLimits,
+    stop: StopHandle,
+}
+
+impl Connection {
+    /// `permit` is held by the connection and, once it is upgraded, by its WebSocket.
+    async fn serve<P: Send + Sync + 'static>(self, stream: TcpStream, permit: Arc<P>) {
+        if !matches!(timeout(self.limits.first_byte, stream.readable()).await, Ok(Ok(()))) {
+            return;
+        }
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY not set");
+        }
+        let bucket = Arc::new(Mutex::new(Bucket::full(self.limits.calls, Instant::now())));
+        let rate = self.limits.calls;
+        let limited = move |service| Limited { service, rate, bucket: Arc::clone(&bucket) };
+        let cors = CorsLayer::new().allow_origin(Any).allow_methods(Any).allow_headers(Any);
+        let builder = Server::builder()
+            .set_config(self.limits.config())
+            .set_rpc_middleware(RpcServiceBuilder::new().layer_fn(limited))
+            .set_http_middleware(tower::ServiceBuilder::new().layer(cors))
+            .to_service_builder()
+            .connection_id(self.id);
+        let (methods, stop) = (self.methods, self.stop.clone());
+        let held = Arc::clone(&permit);
+        let service = tower::service_fn(move |request: HttpRequest<_>| {
+            let mut service = builder.clone().build(methods.clone(), stop.clone());
+            if is_upgrade_request(&request) {
+                let (closed, held) = (service.on_session_closed(), Arc::clone(&held));
+                tokio::spawn(async move {
+                    closed.await;
+                    drop(held);
+                });
+            }
+            let answer = service.call(request);
+            // A concrete error type: with a boxed one the compiler cannot see that this future is `Send`.
+            async move { answer.await.map_err(io::Error::other) }
+        });
+        if let Err(error) = serve_with_graceful_shutdown(stream, service, self.stop.shutdown()).await {
+            let error: BoxError = error;
+            tracing::debug!(%error, "connection ended");
+        }
+        drop(permit);
+    }
+}
+
+/// Refuses calls above a connection's rate.
+#[derive(Clone)]
+struct Limited<S> {
+    service: S,
+    rate: Rate,
+    bucket: Arc<Mutex<Bucket>>,
+}
+
+impl<S> Limited<S> {
+    fn take(&self, calls: usize) -> Result<(), ErrorObjectOwned> {
+        let taken = self.bucket.lock().take(self.rate, calls as f64, Instant::now());
+        taken.map_err(|wait| {
+            counter!("lcai_rpc_calls_refused_total").increment(1);
+            let text = format!("too many calls on this connection; try again in {} ms", wait.as_millis());
+            LcaiError::QuotaExceeded(text).into()
+        })
+    }
+}
+
+impl<S> RpcServiceT for Limited<S>
+where
+    S: RpcServiceT<
+            MethodResponse = MethodResponse,
+            NotificationResponse = MethodResponse,
+            BatchResponse = MethodResponse,
+        > + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    type MethodResponse = MethodResponse;
+    type NotificationResponse = MethodResponse;
+    type BatchResponse = MethodResponse;
+
+    fn call<'a>(&self, request: Request<'a>) -> impl Future<Output = Self::MethodResponse> + Send + 'a {
+        let (taken, service) = (self.take(1), self.service.clone());
+        async move {
+            match taken {
+                Ok(()) => service.call(request).await,
+                Err(error) => MethodResponse::error(request.id, error),
+            }
+        }
+    }
+
+    fn batch<'a>(&self, batch: Batch<'a>) -> impl Future<Output = Self::BatchResponse> + Send + 'a {
+        let (taken, service) = (self.take(batch.len()), self.service.clone());
+        async move {
+            match taken {
+                Ok(()) => service.batch(batch).await,
+                Err(error) => MethodResponse::error(Id::Null, error),
+            }
+        }
+    }
+
+    fn notification<'a>(
+        &self,
+        n: Notification<'a>,
+    ) -> impl Future<Output = Self::NotificationResponse> + Send + 'a {
+        // Notifications are answered by nothing and call nothing.
+        self.service.notification(n)
+    }
+}

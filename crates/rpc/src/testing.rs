@@ -1,0 +1,111 @@
+//! A chain of our making for the tests: who owns which session and how far each job is.
+
+use crate::{
+    relay::{Relay, RelayConfig},
+    session_view::{JobView, SessionParties, SessionView},
+    store::FrameStore,
+};
+use alloy_primitives::{Address, B256};
+use alloy_signer_local::PrivateKeySigner;
+use lcai_primitives::{
+    contracts::{Deployment, JobState},
+    frames::{Frame, FrameKind},
+    ids::{JobId, SessionId, Subject},
+};
+use parking_lot::Mutex;
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+
+pub(crate) const SESSION: SessionId = SessionId(3);
+pub(crate) const JOB: JobId = JobId(7);
+
+pub(crate) fn deployment() -> Deployment {
+    Deployment {
+        chain_id: 8200,
+        worker_registry: Address::repeat_byte(1),
+        ai_config: Address::repeat_byte(2),
+        job_registry: Address::repeat_byte(3),
+        session_manager: None,
+        reputation_registry: None,
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct TestView {
+    sessions: Mutex<HashMap<SessionId, SessionParties>>,
+    jobs: Mutex<HashMap<JobId, JobView>>,
+}
+
+impl SessionView for TestView {
+    fn session(&self, id: SessionId) -> Option<SessionParties> {
+        self.sessions.lock().get(&id).copied()
+    }
+
+    fn job(&self, id: JobId) -> Option<JobView> {
+        self.jobs.lock().get(&id).copied()
+    }
+}
+
+impl TestView {
+    pub(crate) fn add_session(&self, id: SessionId, user: Address, worker: Address, create: u8) {
+        let parties = SessionParties { user, worker, create_transaction: B256::repeat_byte(create) };
+        self.sessions.lock().insert(id, parties);
+    }
+
+    /// `submit` tells apart jobs that have the same number on different forks.
+    pub(crate) fn add_job(&self, job_id: JobId, session_id: SessionId, state: JobState, submit: u8) {
+        let worker = self.session(session_id).unwrap().worker;
+        let subject = Subject {
+            chain_id: deployment().chain_id,
+            contract: deployment().job_registry,
+            job_id,
+            session_id,
+            prompt_blob_hash: B256::repeat_byte(submit),
+            submit_tx_hash: B256::repeat_byte(submit),
+        };
+        self.jobs.lock().insert(job_id, JobView { subject, worker, state, response_ciphertext_hash: None });
+    }
+
+    pub(crate) fn change(&self, job: JobId, change: impl FnOnce(&mut JobView)) {
+        change(self.jobs.lock().get_mut(&job).unwrap());
+    }
+}
+
+/// A user, a worker, one session of theirs and one acknowledged job in it.
+pub(crate) struct Scene {
+    pub(crate) view: Arc<TestView>,
+    pub(crate) user: PrivateKeySigner,
+    pub(crate) worker: PrivateKeySigner,
+}
+
+impl Scene {
+    pub(crate) fn new() -> Self {
+        let (user, worker) = (PrivateKeySigner::random(), PrivateKeySigner::random());
+        let view = Arc::new(TestView::default());
+        view.add_session(SESSION, user.address(), worker.address(), 1);
+        view.add_job(JOB, SESSION, JobState::Acknowledged, 1);
+        Self { view, user, worker }
+    }
+
+    /// A relay on a file; callers ahead of the chain are told so at once.
+    pub(crate) fn relay(&self, dir: &Path, cap: u64) -> Relay {
+        let store = FrameStore::open(&dir.join("frames.redb"), cap).unwrap();
+        let config = RelayConfig { catch_up: Duration::ZERO, ..RelayConfig::new(deployment()) };
+        Relay::new(store, Arc::clone(&self.view) as Arc<dyn SessionView>, config).unwrap()
+    }
+
+    pub(crate) fn complete(&self, job: JobId, chunks: u32, ciphertext: Vec<u8>) -> Frame {
+        let signature = lcai_crypto::sign_response(
+            &self.worker,
+            deployment().chain_id,
+            deployment().job_registry,
+            job,
+            SESSION,
+            &ciphertext,
+        );
+        Frame::complete(job, SESSION, chunks, ciphertext, signature.unwrap(), 5)
+    }
+}
+
+pub(crate) fn chunk(job: JobId, seq: u32, size: usize) -> Frame {
+    Frame::chunk(job, SESSION, seq, FrameKind::Text, vec![seq as u8; size], None, 5)
+}

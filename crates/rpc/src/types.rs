@@ -1,0 +1,347 @@
+//! What crosses the wire of `lcai_*`: camelCase members, quantities as 0x hex, bytes as 0x hex.
+
+use alloy_primitives::{Address, B256, Bytes, TxHash, U256};
+use lcai_primitives::{
+    Deployment, ModelId,
+    ids::{JobId, SessionId},
+    params::ChainParams,
+};
+use serde::{Deserialize, Serialize};
+
+/// A block's number and hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BlockId {
+    /// Height.
+    pub number: u64,
+    /// Block hash.
+    pub hash: B256,
+}
+
+/// What a client needs to know before it does anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkInfo {
+    /// Version of the node's software.
+    pub version: String,
+    /// Where the contracts are; holds the chain id.
+    pub deployment: Deployment,
+    /// AIConfig's values at `head`.
+    pub params: ChainParams,
+    /// The disputer's P-256 key, 65 bytes uncompressed, to which session keys are escrowed; empty when the node has none
+    /// configured, in which case sessions are created without an escrowed key.
+    pub disputer_encryption_key: Bytes,
+    /// The block up to which the node's view reaches.
+    pub head: BlockId,
+    /// The safe head.
+    pub safe: Option<BlockId>,
+    /// The finalized head.
+    pub finalized: Option<BlockId>,
+    /// Whether this node can authorize sessions itself.
+    pub dispatcher: bool,
+    /// Whether this node publishes blobs for users.
+    pub publishes_blobs: bool,
+}
+
+/// A model on offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelInfo {
+    /// keccak256 of the exact name.
+    pub id: ModelId,
+    /// The name, when the node knows it; the chain only has the id.
+    pub name: Option<String>,
+    /// Flat fee per job, wei.
+    pub fee: U256,
+    /// Most tokens an answer may have.
+    pub max_output_tokens: U256,
+    /// Whether new sessions are accepted.
+    pub enabled: bool,
+    /// Workers the registry calls eligible.
+    pub eligible_workers: u64,
+    /// Jobs that healthy eligible workers could take now.
+    pub free_slots: u64,
+}
+
+/// A worker as the directory knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerInfo {
+    /// The worker's account.
+    pub address: Address,
+    /// Stake, wei.
+    pub stake: U256,
+    /// Models it serves and is eligible for.
+    pub models: Vec<ModelId>,
+    /// Jobs submitted or acknowledged and not yet completed.
+    pub open_jobs: u64,
+    /// Jobs it may still take; `None` when its health is unknown (never "busy").
+    pub free_slots: Option<u64>,
+    /// Unix seconds of the newest heartbeat; `None` when none was seen.
+    pub last_heartbeat: Option<u64>,
+    /// Unix seconds until which it is suspended; `None` when it is not.
+    pub suspended_until: Option<u64>,
+}
+
+/// One worker that could have been drawn, with everything its weight follows from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DrawCandidate {
+    /// The worker.
+    pub worker: Address,
+    /// Its stake, wei.
+    pub stake: U256,
+    /// Its reputation score.
+    pub reputation: u64,
+    /// Its open jobs, below the network's `maxConcurrentJobs` and its own limit.
+    pub open_jobs: u64,
+}
+
+/// Everything another node needs to repeat a draw (DESIGN.md, "The draw").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DrawFacts {
+    /// The block whose hash seeds the draw and whose directory it used.
+    pub block: BlockId,
+    /// Cap on the stake that counts, wei.
+    pub stake_cap: U256,
+    /// The candidates, ordered by address.
+    pub candidates: Vec<DrawCandidate>,
+}
+
+/// The worker recommended for a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionOffer {
+    /// The account the offer is for.
+    pub user: Address,
+    /// The model.
+    pub model_id: ModelId,
+    /// The worker.
+    pub worker: Address,
+    /// The worker's P-256 key, 65 bytes uncompressed.
+    pub worker_encryption_key: Bytes,
+    /// The disputer's P-256 key, 65 bytes uncompressed; empty when there is none.
+    pub disputer_encryption_key: Bytes,
+    /// The account's session-creation nonce in JobRegistry.
+    pub nonce: U256,
+    /// Flat fee per job, wei.
+    pub fee: U256,
+    /// How the worker was drawn.
+    pub facts: DrawFacts,
+}
+
+/// The fields a dispatcher signs, without the expiry it chooses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizationRequest {
+    /// The account that will send `createSession`.
+    pub user: Address,
+    /// The model.
+    pub model_id: ModelId,
+    /// The worker of the offer.
+    pub worker: Address,
+    /// The session key wrapped for the worker, 125 bytes.
+    pub enc_worker_key: Bytes,
+    /// The session key wrapped for the disputer, 125 bytes, or empty.
+    pub enc_disputer_key: Bytes,
+    /// The nonce of the offer.
+    pub nonce: U256,
+}
+
+/// Proof that the caller is the account it speaks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum CallerProof {
+    /// A login token.
+    Token {
+        /// From `lcai_login`.
+        token: String,
+    },
+    /// The account's EIP-712 signature over `SessionAuthorization` with the same fields and this expiry.
+    Signature {
+        /// 65 bytes r ‖ s ‖ v.
+        signature: Bytes,
+        /// Unix seconds; not in the past and at most ten minutes ahead.
+        expiry: u64,
+    },
+}
+
+/// What `createSession` needs besides the keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionAuthorizationGrant {
+    /// The dispatcher's EIP-712 signature, 65 bytes r ‖ s ‖ v (27/28).
+    pub signature: Bytes,
+    /// Unix seconds until which it is valid; goes into `createSession`.
+    pub expiry: u64,
+}
+
+/// A text to sign in order to log in (EIP-191).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Challenge {
+    /// The exact text to sign with `personal_sign`.
+    pub message: String,
+    /// Unix seconds until which it can be used, once.
+    pub expires_at: u64,
+}
+
+/// A login token.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Login {
+    /// Opaque; passed as a parameter to the methods that ask for it.
+    pub token: String,
+    /// The account it is bound to.
+    pub account: Address,
+    /// Unix seconds until which it is accepted.
+    pub expires_at: u64,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login")
+            .field("account", &self.account)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A blob the node posted for a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedBlob {
+    /// The blob's versioned hash: the argument of `submitJob`.
+    pub versioned_hash: B256,
+    /// The type-3 transaction, in the pool when this is returned.
+    pub transaction_hash: TxHash,
+    /// What the account may still publish in the current quota period.
+    pub quota_left: u64,
+}
+
+/// A session as the chain has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionInfo {
+    /// Session id.
+    pub id: SessionId,
+    /// Its owner.
+    pub user: Address,
+    /// The model.
+    pub model_id: ModelId,
+    /// The worker that serves it.
+    pub worker: Address,
+    /// `"active"`, `"reassigning"` or `"closed"`.
+    pub status: String,
+    /// Jobs submitted in it, oldest first.
+    pub jobs: Vec<JobId>,
+    /// Transaction that created it.
+    pub create_transaction: TxHash,
+}
+
+/// A job as the chain has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobInfo {
+    /// Job id.
+    pub id: JobId,
+    /// The session.
+    pub session_id: SessionId,
+    /// The session's owner.
+    pub user: Address,
+    /// The worker.
+    pub worker: Address,
+    /// `"submitted"`, `"acknowledged"`, `"completed"`, `"timedOut"`, `"disputed"`, `"resolved"` or `"released"`.
+    pub state: String,
+    /// Fee in escrow, wei.
+    pub escrowed_fee: U256,
+    /// Versioned hash of the prompt blob.
+    pub prompt_blob_hash: B256,
+    /// Versioned hash of the response blob, once completed.
+    pub response_blob_hash: Option<B256>,
+    /// keccak256 of the sealed answer, once completed.
+    pub response_ciphertext_hash: Option<B256>,
+    /// Unix seconds by which the next step is due.
+    pub deadline: u64,
+    /// The transactions of its life so far.
+    pub transactions: JobTransactions,
+    /// Block of `submitJob`.
+    pub submitted_in: BlockId,
+    /// Block of `completeJob`.
+    pub completed_in: Option<BlockId>,
+}
+
+/// Which transactions moved a job.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobTransactions {
+    /// `submitJob`.
+    pub submit: Option<TxHash>,
+    /// `acknowledgeJob`.
+    pub acknowledge: Option<TxHash>,
+    /// `completeJob`.
+    pub complete: Option<TxHash>,
+    /// What ended it: release, timeout, resolution.
+    pub settle: Option<TxHash>,
+    /// The type-3 transaction of the prompt, when the node saw it.
+    pub prompt_blob: Option<TxHash>,
+    /// The type-3 transaction of the response, when the node saw it.
+    pub response_blob: Option<TxHash>,
+}
+
+/// Everything needed to verify an answer without this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JobReceipt {
+    /// The job.
+    pub job: JobInfo,
+    /// Chain id, JobRegistry: the fields of the response digest.
+    pub chain_id: u64,
+    /// JobRegistry.
+    pub job_registry: Address,
+    /// The worker's signature over the response digest, from the terminal frame; `None` when the node never got it.
+    pub response_signature: Option<Bytes>,
+    /// keccak256 of the terminal frame's ciphertext; differs from the job's when the worker committed another answer.
+    pub relayed_ciphertext_hash: Option<B256>,
+    /// The sealed answer as relayed.
+    pub ciphertext: Option<Bytes>,
+}
+
+/// What the node says of the frames it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FrameReceipt {
+    /// One entry per frame given, in order: the cursor under which it is kept (a duplicate gets the first one's).
+    pub cursors: Vec<u64>,
+}
+
+/// The node's state in one read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// Version of the node's software.
+    pub version: String,
+    /// Whether everything below is as it should be.
+    pub healthy: bool,
+    /// The client's head.
+    pub chain_head: Option<BlockId>,
+    /// The feed's tip.
+    pub feed_tip: Option<BlockId>,
+    /// Each extension: name, the block it has applied, why its effects are halted.
+    pub extensions: Vec<ExtensionHealth>,
+    /// Sessions frames are relayed for at present.
+    pub subscribers: u64,
+}
+
+/// One extension's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExtensionHealth {
+    /// Its name.
+    pub name: String,
+    /// The newest block it has applied.
+    pub cursor: Option<BlockId>,
+    /// Why its effects are halted; `None` when they are not.
+    pub halted: Option<String>,
+}
