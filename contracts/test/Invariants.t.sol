@@ -58,7 +58,7 @@ contract InvariantsTest is Base {
             stakes += workers.getWorkerStake(handler.staff(i));
         }
         vm.assertEq(address(workers).balance, stakes + workers.getSlashedFunds());
-        vm.assertEq(workers.getTotalStaked(block.number), stakes);
+        vm.assertEq(workers.getTotalStaked(height()), stakes);
     }
 
     function invariant_countersEqualTheJobs() external view {
@@ -94,7 +94,7 @@ contract InvariantsTest is Base {
             vm.assertTrue(found, "eligible but not listed");
         }
         if (set.length != 0) {
-            address drawn = workers.selectEligibleWorker(MODEL, new address[](0), block.timestamp);
+            address drawn = workers.selectEligibleWorker(MODEL, new address[](0), time());
             vm.assertTrue(workers.isEligible(drawn, MODEL), "drawn");
         }
     }

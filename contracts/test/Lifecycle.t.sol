@@ -17,15 +17,15 @@ contract LifecycleTest is Base {
         uint256 jobId = jobs.submitJob{value: uint256(fee) + excess}(sessionId, PROMPT);
         vm.assertEq(user.balance, excess, "excess returned");
         vm.assertEq(address(jobs).balance, fee);
-        vm.assertEq(jobs.getJob(jobId).deadline, block.timestamp + 90);
+        vm.assertEq(jobs.getJob(jobId).deadline, time() + 90);
 
-        vm.warp(block.timestamp + 5);
+        vm.warp(time() + 5);
         acknowledge(jobId);
-        vm.assertEq(jobs.getJob(jobId).deadline, block.timestamp + 120);
+        vm.assertEq(jobs.getJob(jobId).deadline, time() + 120);
         vm.prank(worker);
         jobs.completeJob(jobId, RESPONSE, keccak256("ciphertext"));
 
-        vm.warp(block.timestamp + 3601);
+        vm.warp(time() + 3601);
         vm.prank(keeper);
         jobs.releaseJob(jobId);
 
@@ -51,7 +51,7 @@ contract LifecycleTest is Base {
 
     function test_workerReleasingItsOwnJobEarnsNoBounty() public {
         uint256 jobId = completedJob();
-        vm.warp(block.timestamp + 3601);
+        vm.warp(time() + 3601);
         vm.prank(worker);
         jobs.releaseJob(jobId);
         vm.assertEq(jobs.workerBalance(worker), FEE * 8 / 10);

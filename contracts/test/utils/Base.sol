@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.28;
 
-import {ERC1967Proxy} from "@openzeppelin/contracts/proxy/ERC1967/ERC1967Proxy.sol";
 import {AIConfig} from "../../src/AIConfig.sol";
+import {CanaryLedger} from "../../src/CanaryLedger.sol";
 import {JobRegistry} from "../../src/JobRegistry.sol";
+import {ReputationRegistry} from "../../src/ReputationRegistry.sol";
+import {SessionManager} from "../../src/SessionManager.sol";
 import {WorkerRegistry} from "../../src/WorkerRegistry.sol";
 import {IJobRegistry} from "../../src/interfaces/IJobRegistry.sol";
 import {Vm} from "./Vm.sol";
+import {Roles, World} from "./World.sol";
 
-/// @dev The three registries behind proxies, as genesis deploys them, with two workers and one user.
+/// @dev All contracts behind proxies, as genesis deploys them, with two workers and one user.
 abstract contract Base {
     Vm internal constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
 
@@ -26,6 +29,9 @@ abstract contract Base {
     AIConfig internal config;
     WorkerRegistry internal workers;
     JobRegistry internal jobs;
+    ReputationRegistry internal reputation;
+    SessionManager internal manager;
+    CanaryLedger internal ledger;
 
     address internal owner = address(0x0411);
     address internal guardian = address(0x64a4);
@@ -43,6 +49,9 @@ abstract contract Base {
         vm.roll(1000);
         deploy();
         vm.startPrank(owner);
+        jobs.setReputationRegistry(address(reputation));
+        config.setSessionManagerAddress(address(manager));
+        config.setSortitionEnabled(true);
         config.registerModel(MODEL, FEE, 2048);
         workers.addWhitelistedModel(MODEL);
         vm.stopPrank();
@@ -51,34 +60,24 @@ abstract contract Base {
         vm.deal(user, 1000 ether);
     }
 
-    /// @dev A proxy is initialised by its constructor, so the registries' addresses are worked out beforehand.
     function deploy() internal {
-        AIConfig configCode = new AIConfig();
-        WorkerRegistry workersCode = new WorkerRegistry();
-        JobRegistry jobsCode = new JobRegistry();
-        uint256 n = vm.getNonce(address(this));
-        address workersAt = vm.computeCreateAddress(address(this), n + 1);
-        address jobsAt = vm.computeCreateAddress(address(this), n + 2);
-        config = AIConfig(proxy(address(configCode), abi.encodeCall(AIConfig.initialize, (owner, dispatcher, disputer))));
-        workers = WorkerRegistry(
-            proxy(
-                address(workersCode),
-                abi.encodeCall(WorkerRegistry.initialize, (owner, address(config), jobsAt, treasury, guardian))
-            )
-        );
-        jobs = JobRegistry(
-            proxy(
-                address(jobsCode),
-                abi.encodeCall(
-                    JobRegistry.initialize, (owner, workersAt, address(config), treasury, feePool, guardian)
-                )
-            )
-        );
-        require(address(workers) == workersAt && address(jobs) == jobsAt, "addresses");
+        Roles memory roles = Roles(owner, dispatcher, disputer, treasury, feePool, guardian);
+        World world = World(vm.deployCode("World.sol:World", abi.encode(roles)));
+        config = world.config();
+        workers = world.workers();
+        jobs = world.jobs();
+        reputation = world.reputation();
+        manager = world.manager();
+        ledger = world.ledger();
     }
 
-    function proxy(address implementation, bytes memory data) internal returns (address) {
-        return address(new ERC1967Proxy(implementation, data));
+    /// @dev The optimiser takes the block's time for a constant within a test and moves its reads across a warp.
+    function time() internal view returns (uint256) {
+        return vm.getBlockTimestamp();
+    }
+
+    function height() internal view returns (uint256) {
+        return vm.getBlockNumber();
     }
 
     function join(address who, uint256 p256Key, uint256 stake) internal {
@@ -147,7 +146,7 @@ abstract contract Base {
     }
 
     function openSession(address who, address worker_) internal returns (uint256) {
-        uint256 expiry = block.timestamp + 120;
+        uint256 expiry = time() + 120;
         bytes memory ew = wrappedKey(1);
         bytes memory ed = wrappedKey(2);
         bytes memory sig = authorization(DISPATCHER_KEY, who, worker_, ew, ed, jobs.nonce(who), expiry);
@@ -185,7 +184,26 @@ abstract contract Base {
         return uint256(jobs.getJob(jobId).state);
     }
 
-    function err(bytes4 selector, uint256 a, uint256 b, uint256 c) internal pure returns (bytes memory) {
-        return abi.encodeWithSelector(selector, a, b, c);
+    /// @dev The live digest of a response (EIP-191 over an abi-encoded hash), which is not EIP-712.
+    function responseDigest(uint256 jobId, bytes memory ciphertext) internal view returns (bytes32) {
+        bytes32 inner = keccak256(
+            abi.encode(block.chainid, address(jobs), jobId, jobs.getJob(jobId).sessionId, ciphertext)
+        );
+        return keccak256(abi.encodePacked("\x19Ethereum Signed Message:\n32", inner));
+    }
+
+    /// @dev The same signature with the other s: valid to ecrecover, malleable.
+    function malleable(bytes memory sig) internal pure returns (bytes memory) {
+        (bytes32 r, bytes32 s, uint8 v) = split(sig);
+        uint256 order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141;
+        return abi.encodePacked(r, bytes32(order - uint256(s)), v == 27 ? uint8(28) : uint8(27));
+    }
+
+    function split(bytes memory sig) internal pure returns (bytes32 r, bytes32 s, uint8 v) {
+        assembly {
+            r := mload(add(sig, 32))
+            s := mload(add(sig, 64))
+            v := byte(0, mload(add(sig, 96)))
+        }
     }
 }

@@ -51,7 +51,7 @@ contract Handler is Base {
         keeper = keeper_;
         users = users_;
         staff = staff_;
-        _now = block.timestamp;
+        _now = time();
     }
 
     function setUp() public override {}
@@ -124,7 +124,7 @@ contract Handler is Base {
         IJobRegistry.Session memory y = jobs.getSession(id);
         vm.assertTrue(workers.isEligible(y.worker, MODEL), "reassigned to an ineligible worker");
         bytes memory key = wrappedKey(3);
-        uint256 expiry = block.timestamp + 60;
+        uint256 expiry = time() + 60;
         bytes32 structHash = keccak256(
             abi.encode(
                 keccak256(
@@ -174,28 +174,28 @@ contract Handler is Base {
 
     function acknowledge_(uint256 pick) external timed {
         (uint256 id, IJobRegistry.Job memory j) = _job(pick, 0);
-        if (id == 0 || block.timestamp > j.deadline) return;
+        if (id == 0 || time() > j.deadline) return;
         vm.prank(j.worker);
         jobs.acknowledgeJob(id);
     }
 
     function complete_(uint256 pick) external timed {
         (uint256 id, IJobRegistry.Job memory j) = _job(pick, 1);
-        if (id == 0 || block.timestamp > j.deadline) return;
+        if (id == 0 || time() > j.deadline) return;
         vm.prank(j.worker);
         jobs.completeJob(id, RESPONSE, keccak256(abi.encode(id)));
     }
 
     function timeOut(uint256 pick) external timed accounted {
         (uint256 id, IJobRegistry.Job memory j) = _job(pick, pick % 2);
-        if (id == 0 || block.timestamp <= j.deadline) return;
+        if (id == 0 || time() <= j.deadline) return;
         vm.prank(pick % 3 == 0 ? users[2] : keeper);
         jobs.claimTimeout(id);
     }
 
     function settleStuck(uint256 pick) external timed accounted {
         (uint256 id, IJobRegistry.Job memory j) = _job(pick, pick % 2);
-        if (id == 0 || block.timestamp < j.deadline + config.getResolutionTimeout()) return;
+        if (id == 0 || time() < j.deadline + config.getResolutionTimeout()) return;
         vm.prank(keeper);
         jobs.settleStuckJob(id);
     }
@@ -205,7 +205,7 @@ contract Handler is Base {
         if (id == 0) return;
         bool may = j.state == IJobRegistry.JobState.Resolved
             ? j.escrowedFee != 0
-            : block.timestamp > j.completedAt + config.getDisputeWindow();
+            : time() > j.completedAt + config.getDisputeWindow();
         vm.prank(pick % 2 == 0 ? keeper : j.worker);
         try jobs.releaseJob(id) {
             vm.assertTrue(may, "released early");
@@ -218,7 +218,7 @@ contract Handler is Base {
 
     function dispute(uint256 pick, uint96 excess) external timed accounted {
         (uint256 id, IJobRegistry.Job memory j) = _job(pick, 2);
-        if (id == 0 || block.timestamp > j.completedAt + config.getDisputeWindow()) return;
+        if (id == 0 || time() > j.completedAt + config.getDisputeWindow()) return;
         address filer = pick % 2 == 0 ? disputer : jobs.getSession(j.sessionId).user;
         vm.deal(filer, j.escrowedFee + excess);
         vm.prank(filer);
@@ -234,7 +234,7 @@ contract Handler is Base {
 
     function silence(uint256 pick) external timed accounted {
         (uint256 id, IJobRegistry.Job memory j) = _job(pick, 4);
-        if (id == 0 || block.timestamp <= j.disputeCreatedAt + config.getResolutionTimeout()) return;
+        if (id == 0 || time() <= j.disputeCreatedAt + config.getResolutionTimeout()) return;
         vm.prank(keeper);
         jobs.claimTimeout(id);
     }
@@ -305,7 +305,7 @@ contract Handler is Base {
 
     function reinstate(uint256 w) external timed {
         address who = staff[w % 3];
-        if (workers.paused() || !workers.isWorkerSuspended(who) || block.timestamp < workers.getSuspendedUntil(who)) {
+        if (workers.paused() || !workers.isWorkerSuspended(who) || time() < workers.getSuspendedUntil(who)) {
             return;
         }
         vm.prank(who);
@@ -356,7 +356,7 @@ contract Handler is Base {
 
     function _maySubmit(IJobRegistry.Session memory x) private view returns (bool) {
         return !jobs.paused() && uint256(x.status) == 0
-            && block.timestamp <= x.lastActivityAt + config.getSessionInactivityTimeout()
+            && time() <= x.lastActivityAt + config.getSessionInactivityTimeout()
             && workers.isEligible(x.worker, MODEL) && jobs.openJobCount(x.worker) < config.getMaxConcurrentJobs();
     }
 
