@@ -1,1 +1,57 @@
-//! End-to-end scenarios across crates
+//! What the scenarios share: a devnet, users on it, and a proxy that keeps everything that passes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+pub mod proxy;
+
+use alloy_primitives::U256;
+use alloy_signer_local::PrivateKeySigner;
+use lcai::{
+    ask::DEFAULT_MODEL,
+    devnet::{Devnet, DevnetConfig},
+    progress::Progress,
+};
+use lcai_client::{Answer, Connection, Event, User, UserSession};
+use lcai_crypto::SessionKey;
+use std::future::Future;
+
+/// Runs a scenario on the runtime that the binaries use.
+pub fn run(scenario: impl Future<Output = ()>) {
+    lcai::runtime().unwrap().block_on(scenario);
+}
+
+/// Starts a devnet. Its steps go to standard error, where they help when a scenario fails.
+pub async fn devnet(config: DevnetConfig) -> Devnet {
+    lcai::logging::init(None);
+    Devnet::start(config, &Progress::new(false)).await.unwrap()
+}
+
+/// An account on the devnet, over a connection of its own.
+pub async fn user(devnet: &Devnet, signer: PrivateKeySigner) -> User {
+    User::new(Connection::open(devnet.url(), None).await.unwrap(), signer)
+}
+
+/// One of the funded accounts.
+pub async fn funded(devnet: &Devnet, index: usize) -> User {
+    user(devnet, devnet.user(index).unwrap().clone()).await
+}
+
+/// Opens a session for the devnet's model.
+pub async fn open_session(user: &User) -> UserSession {
+    let offer = user.request_session(DEFAULT_MODEL).await.unwrap();
+    user.open_session(&offer, SessionKey::random()).await.unwrap()
+}
+
+/// The model's fee, wei.
+pub async fn fee(user: &User) -> U256 {
+    user.model(DEFAULT_MODEL).await.unwrap().fee
+}
+
+/// Asks and gives the verified answer with everything that was told on the way.
+pub async fn ask(user: &User, session: &UserSession, prompt: &str) -> (Answer, Vec<Event>) {
+    let mut events = Vec::new();
+    let fee = fee(user).await;
+    let answer =
+        user.ask(session, prompt.as_bytes(), None, fee, &mut |event| events.push(event)).await.unwrap();
+    (answer, events)
+}

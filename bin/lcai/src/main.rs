@@ -1,3 +1,18 @@
-//! The `lcai` command line.
+//! The `lcai` command line: parse, run, exit with a stable code.
 
-fn main() {}
+use clap::Parser;
+use lcai::cli::Cli;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    lcai::logging::init(cli.log.as_deref());
+    let runtime = match lcai::runtime() {
+        Ok(runtime) => runtime,
+        Err(e) => return lcai::exit::report(&eyre::eyre!("the runtime cannot start: {e}")),
+    };
+    match runtime.block_on(cli.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => lcai::exit::report(&e),
+    }
+}

@@ -1,12 +1,12 @@
 //! Fetching blobs when a block includes them: the pool forgets them soon, and the consensus client is only the second
 //! source.
 
-use crate::{Blob, BlobError, BlobStore};
+use crate::{Blob, BlobError, BlobHint, BlobSource, BlobStore};
 use alloy_primitives::B256;
 use async_trait::async_trait;
 use lcai_host::{
-    AnyTable, BlockRef, CoreError, EffectContext, EffectDepth, EffectHandler, EffectOutcome, Effects, Extension,
-    FeedBlock, Intent, OnRepeat,
+    AnyTable, BlockRef, CoreError, EffectContext, EffectDepth, EffectHandler, EffectOutcome, Effects,
+    Extension, FeedBlock, HostClient, Intent, OnRepeat,
 };
 use std::{
     fmt,
@@ -40,7 +40,15 @@ impl Extension for BlobKeeper {
         for blob in &block.blobs {
             let subject = blob.versioned_hash;
             let again = OnRepeat::Again;
-            effects.push(block.block_ref(), subject, FETCH, EffectDepth::Head, again, Some(give_up), &subject)?;
+            effects.push(
+                block.block_ref(),
+                subject,
+                FETCH,
+                EffectDepth::Head,
+                again,
+                Some(give_up),
+                &subject,
+            )?;
         }
         Ok(())
     }
@@ -84,11 +92,8 @@ impl BlobKeeperHandler {
         if matches!(known, Ok(true)) {
             return EffectOutcome::Done(Vec::new());
         }
-        match context.client.blob(versioned_hash).await {
-            Ok(Some(bytes)) => {
-                let Ok(blob) = Blob::try_from(bytes.as_ref()).map(Box::new) else {
-                    return retry(format!("the client gave {} bytes for a blob", bytes.len()));
-                };
+        match HostBlobs::new(context.client.clone()).blob(versioned_hash, None).await {
+            Ok(Some(blob)) => {
                 let store = self.store.clone();
                 match blocking(move || store.insert(versioned_hash, &blob, keep_until).map(|_| ())).await {
                     Ok(()) => {
@@ -117,19 +122,43 @@ impl BlobKeeperHandler {
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
-) -> Result<T, BlobFault> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(|e| BlobFault(e.to_string())),
-        Err(e) => Err(BlobFault(e.to_string())),
+) -> Result<T, BlobError> {
+    tokio::task::spawn_blocking(work).await?
+}
+
+/// The blobs an execution client holds now: its pool's, or a block builder's.
+pub struct HostBlobs(Arc<dyn HostClient>);
+
+impl HostBlobs {
+    /// Reads from this client.
+    pub const fn new(client: Arc<dyn HostClient>) -> Self {
+        Self(client)
     }
 }
 
-/// A failure of the store, as text for the log.
-struct BlobFault(String);
-
-impl fmt::Display for BlobFault {
+impl fmt::Debug for HostBlobs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str("HostBlobs")
+    }
+}
+
+#[async_trait]
+impl BlobSource for HostBlobs {
+    fn name(&self) -> &str {
+        "execution client"
+    }
+
+    async fn blob(
+        &self,
+        versioned_hash: B256,
+        _hint: Option<BlobHint>,
+    ) -> Result<Option<Box<Blob>>, BlobError> {
+        let failed = |reason: String| BlobError::Source { source_name: self.name().to_owned(), reason };
+        let Some(bytes) = self.0.blob(versioned_hash).await.map_err(|e| failed(e.to_string()))? else {
+            return Ok(None);
+        };
+        let wrong_length = |_| failed(format!("gave {} bytes for a blob", bytes.len()));
+        Blob::try_from(bytes.as_ref()).map(|blob| Some(Box::new(blob))).map_err(wrong_length)
     }
 }
 

@@ -15,7 +15,7 @@ pub use alloy_eips::{
 };
 pub use codec::{CodecError, MAX_PAYLOAD, decode, encode};
 pub use error::BlobError;
-pub use keeper::{BlobKeeper, BlobKeeperHandler, Retention};
+pub use keeper::{BlobKeeper, BlobKeeperHandler, HostBlobs, Retention};
 pub use kzg::{blob_versioned_hash, commit, verify, versioned_hash, warm};
 pub use sidecar::{SidecarForm, build_sidecar, upcast};
 pub use source::{BlobHint, BlobSource, FallbackSource, SourceStats};

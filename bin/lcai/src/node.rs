@@ -1,0 +1,264 @@
+//! A node: the extensions over a host, and the `lcai_*` module that serves them. Every host uses this one assembly.
+
+use alloy_primitives::{B256, Bytes};
+use alloy_signer_local::PrivateKeySigner;
+use jsonrpsee::RpcModule;
+use lcai_blob::{BlobKeeper, BlobKeeperHandler, BlobSource, BlobStore, HostBlobs};
+use lcai_exex_dispatch::{
+    DispatchConfig, DispatchCore, DispatchPlan, DispatchService, DispatchServiceConfig, KeeperHandler,
+};
+use lcai_host::{
+    EffectExecutor, EffectHandler, Extension, ExtensionHandle, ExtensionRunner, FeedConfig, FeedState,
+    FeedWriter, HostClient, HostNotifier, Journal, JournalIdentity, RestartPolicy, RunnerConfig, Supervisor,
+    TaskError, TxLane, Watchdog, WatchdogConfig,
+};
+use lcai_primitives::{contracts::Deployment, ids::ModelId};
+use lcai_rpc::{
+    BlobService, DEFAULT_SESSION_CAP, DispatchDirectory, ExtensionStatus, FrameStore, LcaiApiServer, LcaiRpc,
+    Publisher, PublisherConfig, Relay, RelayConfig, RpcParts, RpcSettings, TokenConfig, TokenIssuer,
+    TokenKey,
+};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Most bytes of blobs a node keeps.
+const BLOB_STORE_BYTES: u64 = 4 << 30;
+
+/// How long tasks may take to end.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// What a node is told once and for all.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// The contracts.
+    pub deployment: Deployment,
+    /// Tells apart two chains with the same id.
+    pub genesis_hash: B256,
+    /// Where journal, frames and blobs are kept.
+    pub data_dir: PathBuf,
+    /// Names of models, which the chain only knows by their hash.
+    pub models: Vec<String>,
+    /// Signs session authorizations.
+    pub dispatcher: Option<PrivateKeySigner>,
+    /// Performs keeper duties.
+    pub keeper: Option<PrivateKeySigner>,
+    /// Posts blobs for users.
+    pub blob_key: Option<PrivateKeySigner>,
+    /// The disputer's P-256 key, 65 bytes uncompressed, or empty.
+    pub disputer_encryption_key: Bytes,
+    /// Unix seconds from which the chain takes EIP-7594 sidecars (Osaka); `None`: not scheduled.
+    pub osaka_time: Option<u64>,
+}
+
+impl NodeConfig {
+    /// The reads the feed must carry for this node's extensions.
+    pub fn plan(&self) -> DispatchPlan {
+        DispatchPlan::new(self.deployment, self.models.iter().map(|name| ModelId::from_name(name)).collect())
+    }
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    supervisor: Supervisor,
+    relay: Arc<Relay>,
+    dispatch: ExtensionHandle<DispatchCore>,
+    module: RpcModule<()>,
+}
+
+impl Node {
+    /// Opens the journals and starts every task.
+    pub async fn start(
+        config: NodeConfig,
+        client: Arc<dyn HostClient>,
+        notifier: Box<dyn HostNotifier>,
+    ) -> eyre::Result<Self> {
+        std::fs::create_dir_all(&config.data_dir)?;
+        let identity = JournalIdentity {
+            chain_id: config.deployment.chain_id,
+            genesis_hash: config.genesis_hash,
+            contracts: DispatchPlan::watched(&config.deployment),
+        };
+        let journal = Journal::open(config.data_dir.join("journal.redb"), identity)?;
+        let supervisor = Supervisor::default();
+        let feed = start_feed(&supervisor, &journal, client.clone(), notifier)?;
+
+        let known_models = config.models.iter().map(|name| ModelId::from_name(name)).collect();
+        let dispatch_config = DispatchConfig {
+            keeper: config.keeper.is_some(),
+            ..DispatchConfig::new(config.deployment, known_models)
+        };
+        let keeper = config.keeper.clone().map(|signer| {
+            let lane = Arc::new(TxLane::new(client.clone(), signer));
+            Arc::new(KeeperHandler::new(config.deployment, lane)) as Arc<dyn EffectHandler>
+        });
+        let core = DispatchCore::new(dispatch_config);
+        let dispatch =
+            start_extension(&supervisor, &journal, &feed, client.clone(), core, keeper, "dispatch")?;
+
+        let blobs = Arc::new(BlobStore::open(&config.data_dir.join("blobs.redb"), BLOB_STORE_BYTES)?);
+        let retention = {
+            let dispatch = dispatch.clone();
+            Arc::new(move || dispatch.read(|core| core.params().map(|p| p.blob_retention_period)))
+        };
+        let fetcher: Arc<dyn EffectHandler> = Arc::new(BlobKeeperHandler::new(blobs.clone(), retention));
+        let keeper = start_extension(
+            &supervisor,
+            &journal,
+            &feed,
+            client.clone(),
+            BlobKeeper,
+            Some(fetcher),
+            "blobs",
+        )?;
+
+        let service = Arc::new(DispatchService::new(
+            DispatchServiceConfig {
+                deployment: config.deployment,
+                disputer_encryption_key: config.disputer_encryption_key.clone(),
+                dispatcher: config.dispatcher.clone(),
+            },
+            dispatch.clone(),
+            client.clone(),
+            journal.records("dispatch"),
+        ));
+        let parts = Parts { journal, client, service, blobs, feed };
+        let extensions: Vec<Arc<dyn ExtensionStatus>> = vec![Arc::new(dispatch.clone()), Arc::new(keeper)];
+        let (relay, module) = start_rpc(&config, &supervisor, parts, extensions)?;
+        Ok(Self { supervisor, relay, dispatch, module })
+    }
+
+    /// The `lcai_*` methods, to be merged into a server.
+    pub fn module(&self) -> RpcModule<()> {
+        self.module.clone()
+    }
+
+    /// The directory.
+    pub const fn dispatch(&self) -> &ExtensionHandle<DispatchCore> {
+        &self.dispatch
+    }
+
+    /// Stops every task; what was accepted is durable when this returns.
+    pub async fn stop(self) {
+        self.supervisor.shutdown(SHUTDOWN_GRACE).await;
+        self.relay.close().await;
+    }
+}
+
+fn start_feed(
+    supervisor: &Supervisor,
+    journal: &Arc<Journal>,
+    client: Arc<dyn HostClient>,
+    notifier: Box<dyn HostNotifier>,
+) -> eyre::Result<watch::Receiver<FeedState>> {
+    let writer = Arc::new(FeedWriter::new(journal.clone(), notifier, FeedConfig::default())?);
+    let feed = writer.subscribe();
+    supervisor.spawn("feed", RestartPolicy::default(), move |token| {
+        let writer = writer.clone();
+        async move { Ok(writer.run(token).await?) }
+    });
+    let watchdog = Arc::new(Watchdog::new(client, feed.clone(), WatchdogConfig::default()));
+    supervisor.spawn("watchdog", RestartPolicy::default(), move |token| {
+        let watchdog = watchdog.clone();
+        async move {
+            watchdog.run(token).await;
+            Ok(())
+        }
+    });
+    Ok(feed)
+}
+
+struct Parts {
+    journal: Arc<Journal>,
+    client: Arc<dyn HostClient>,
+    service: Arc<DispatchService>,
+    blobs: Arc<BlobStore>,
+    feed: watch::Receiver<FeedState>,
+}
+
+fn start_rpc(
+    config: &NodeConfig,
+    supervisor: &Supervisor,
+    parts: Parts,
+    extensions: Vec<Arc<dyn ExtensionStatus>>,
+) -> eyre::Result<(Arc<Relay>, RpcModule<()>)> {
+    let directory = Arc::new(DispatchDirectory::new(parts.service.clone(), config.models.clone()));
+    let store = FrameStore::open(&config.data_dir.join("frames.redb"), DEFAULT_SESSION_CAP)?;
+    let relay = Arc::new(Relay::new(store, directory.clone(), RelayConfig::new(config.deployment))?);
+    supervisor.spawn("relay", RestartPolicy::default(), {
+        let relay = relay.clone();
+        move |token| {
+            let relay = relay.clone();
+            async move {
+                tokio::select! {
+                    () = relay.run() => {}
+                    () = token.cancelled() => {}
+                }
+                Ok(())
+            }
+        }
+    });
+    supervisor.spawn("pins", RestartPolicy::default(), move |token| prune_pins(parts.service.clone(), token));
+    let publisher = config.blob_key.clone().map(|signer| {
+        let lane = Arc::new(TxLane::blob(parts.client.clone(), signer));
+        Publisher::new(lane, parts.journal.records("blob quota"), PublisherConfig::new(config.osaka_time))
+    });
+    let sources: Vec<Arc<dyn BlobSource>> = vec![Arc::new(HostBlobs::new(parts.client))];
+    let rpc = LcaiRpc::new(RpcParts {
+        deployment: config.deployment,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        disputer_encryption_key: config.disputer_encryption_key.clone(),
+        directory,
+        feed: parts.feed,
+        extensions,
+        relay: relay.clone(),
+        tokens: Arc::new(TokenIssuer::new(
+            TokenKey::random(),
+            config.deployment.chain_id,
+            TokenConfig::default(),
+        )),
+        blobs: BlobService::new(parts.blobs, sources, publisher),
+        settings: RpcSettings::default(),
+    });
+    let mut module = RpcModule::new(());
+    module.merge(rpc.into_rpc())?;
+    Ok((relay, module))
+}
+
+/// Forgets expired pins every ten minutes.
+async fn prune_pins(service: Arc<DispatchService>, token: CancellationToken) -> Result<(), TaskError> {
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return Ok(()),
+            () = tokio::time::sleep(Duration::from_secs(600)) => service.prune().await.map_err(TaskError::retry)?,
+        }
+    }
+}
+
+/// Starts an extension and, where it has a handler, the execution of its effects.
+fn start_extension<E: Extension>(
+    supervisor: &Supervisor,
+    journal: &Arc<Journal>,
+    feed: &watch::Receiver<FeedState>,
+    client: Arc<dyn HostClient>,
+    core: E,
+    handler: Option<Arc<dyn EffectHandler>>,
+    task: &'static str,
+) -> eyre::Result<ExtensionHandle<E>> {
+    let runner =
+        Arc::new(ExtensionRunner::open(journal.clone(), core, feed.clone(), RunnerConfig::default())?);
+    let handle = runner.handle();
+    supervisor.spawn(task, RestartPolicy::default(), move |token| {
+        let runner = runner.clone();
+        async move { Ok(runner.run(token).await?) }
+    });
+    if let Some(handler) = handler {
+        let executor = Arc::new(EffectExecutor::new(handle.effects(), handler, client));
+        supervisor.spawn(task, RestartPolicy::default(), move |token| {
+            let executor = executor.clone();
+            async move { Ok(executor.run(token).await?) }
+        });
+    }
+    Ok(handle)
+}

@@ -1,0 +1,156 @@
+//! `lcai worker`.
+
+use crate::{
+    ask::{DEFAULT_MODEL, DEFAULT_RPC},
+    exit::{KeyError, UsageError},
+    keys::password,
+    progress::Progress,
+};
+use alloy_primitives::{U256, utils::parse_ether};
+use alloy_signer_local::PrivateKeySigner;
+use clap::{Args, Subcommand};
+use lcai_client::Connection;
+use lcai_crypto::keystore;
+use lcai_inference::{Backend, EmbeddedBackend, EmbeddedModel, OllamaBackend, OllamaConfig};
+use lcai_sidecar::{Worker, WorkerConfig, WorkerKeys, register_worker};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// `lcai worker`.
+#[derive(Debug, Subcommand)]
+pub enum WorkerCommand {
+    /// Register if needed, attach to a node, and answer jobs until stopped
+    Run(WorkerArgs),
+}
+
+/// Flags of `lcai worker run`.
+#[derive(Debug, Clone, Args)]
+pub struct WorkerArgs {
+    /// The node, over WebSocket
+    #[arg(long, env = "LCAI_RPC", default_value = DEFAULT_RPC, value_name = "URL")]
+    pub rpc: String,
+    /// Refuse a node on another chain
+    #[arg(long, value_name = "ID")]
+    pub chain_id: Option<u64>,
+    /// Keystore of the worker's account
+    #[arg(long, value_name = "FILE")]
+    pub keystore: PathBuf,
+    /// Keystore of the account that posts response blobs; another account, because pools refuse blob and ordinary
+    /// transactions of one account at a time
+    #[arg(long, value_name = "FILE")]
+    pub blob_keystore: PathBuf,
+    /// Keystore of the P-256 key that opens session keys
+    #[arg(long, value_name = "FILE")]
+    pub encryption_keystore: PathBuf,
+    /// File with the password of all three [default: LCAI_PASSWORD]
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Where the worker keeps its journal; one directory per worker
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Serve a model through this process: NAME=FILE.gguf; may be repeated
+    #[arg(long, value_name = "NAME=FILE", conflicts_with = "ollama")]
+    pub gguf: Vec<String>,
+    /// Serve models through Ollama at this address
+    #[arg(long, value_name = "URL")]
+    pub ollama: Option<String>,
+    /// Names of the models served through Ollama; may be repeated
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_MODEL)]
+    pub model: Vec<String>,
+    /// Stake at registration, LCAI [default: the network's minimum]
+    #[arg(long, value_name = "LCAI")]
+    pub stake: Option<String>,
+    /// Blocks above the acknowledgement before the answer is signed
+    #[arg(long, default_value_t = 2, value_name = "BLOCKS")]
+    pub ack_depth: u64,
+    /// Jobs worked on at once
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub max_jobs: u32,
+}
+
+/// Runs `lcai worker`.
+pub async fn run(command: WorkerCommand) -> eyre::Result<()> {
+    let WorkerCommand::Run(args) = command;
+    let progress = Progress::new(false);
+    let stake = args.stake.as_deref().map(parse_stake).transpose()?;
+    let keys = read_keys(&args)?;
+    let (backend, models) = open_backend(&args).await?;
+    let node = progress.step("connected", Connection::open(&args.rpc, args.chain_id)).await?;
+    let deployment = node.network().deployment;
+    let public = keys.encryption.public().to_sec1();
+    let registration = progress
+        .step(
+            "registration checked",
+            register_worker(node.chain(), &deployment, &keys.account, &public, stake, &models),
+        )
+        .await?;
+    if let Some(hash) = registration.registered {
+        progress.note(&format!("           registered in {hash}"));
+    }
+    for (model, hash) in &registration.added {
+        progress.note(&format!("           model {model} added in {hash}"));
+    }
+    let mut config = WorkerConfig::new(args.rpc.clone(), keys, backend, models, args.data_dir.clone());
+    config.ack_depth = args.ack_depth;
+    config.max_jobs = args.max_jobs;
+    let worker = progress.step("worker started", Worker::start(config)).await?;
+    progress.note(&format!("worker {} takes jobs; Ctrl-C drains it", worker.address()));
+    tokio::select! {
+        reason = worker.stopped() => {
+            eyre::bail!("the worker stopped: {}", reason.unwrap_or_else(|| "no reason given".into()));
+        }
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    let drained = progress.step("drained", async { Ok::<_, std::convert::Infallible>(worker.drain().await) });
+    if tokio::time::timeout(Duration::from_secs(240), drained).await.is_err() {
+        progress.note("jobs are still in work after 240 s; stopping, the journal resumes them");
+    }
+    worker.shutdown().await;
+    Ok(())
+}
+
+fn parse_stake(text: &str) -> Result<U256, UsageError> {
+    parse_ether(text)
+        .map_err(|_| UsageError(format!("--stake {text}: expected an amount in LCAI, e.g. 5000")))
+}
+
+fn read_keys(args: &WorkerArgs) -> Result<WorkerKeys, KeyError> {
+    let password = password(args.password_file.as_deref())?;
+    let account = |path: &Path| -> Result<PrivateKeySigner, KeyError> {
+        keystore::read_account(path, &password).map_err(|e| KeyError(e.to_string()))
+    };
+    let encryption = keystore::read_encryption(&args.encryption_keystore, &password)
+        .map_err(|e| KeyError(e.to_string()))?;
+    let keys =
+        WorkerKeys { account: account(&args.keystore)?, blob: account(&args.blob_keystore)?, encryption };
+    if keys.account.address() == keys.blob.address() {
+        return Err(KeyError("--keystore and --blob-keystore hold the same account; two are needed".into()));
+    }
+    Ok(keys)
+}
+
+async fn open_backend(args: &WorkerArgs) -> eyre::Result<(Arc<dyn Backend>, Vec<String>)> {
+    if let Some(url) = &args.ollama {
+        let backend = OllamaBackend::new(OllamaConfig { url: url.clone(), ..Default::default() })?;
+        backend.check(&args.model).await?;
+        return Ok((Arc::new(backend), args.model.clone()));
+    }
+    if args.gguf.is_empty() {
+        return Err(UsageError("no model: give --gguf NAME=FILE or --ollama URL".into()).into());
+    }
+    let models = args.gguf.iter().map(|spec| parse_gguf(spec)).collect::<Result<Vec<_>, _>>()?;
+    let names = models.iter().map(|m| m.name.clone()).collect();
+    let backend = tokio::task::spawn_blocking(move || EmbeddedBackend::load(&models, 1)).await??;
+    Ok((Arc::new(backend), names))
+}
+
+fn parse_gguf(spec: &str) -> Result<EmbeddedModel, UsageError> {
+    let (name, path) = spec
+        .split_once('=')
+        .filter(|(name, path)| !name.is_empty() && !path.is_empty())
+        .ok_or_else(|| UsageError(format!("--gguf {spec}: expected NAME=FILE")))?;
+    Ok(EmbeddedModel { name: name.to_owned(), path: path.into(), digest: None })
+}
