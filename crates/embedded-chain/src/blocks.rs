@@ -5,6 +5,9 @@
 //! found. And whatever is asked for by block hash is answered for the canonical block of the same number, which after a
 //! reorg is another block.
 
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
 use alloy_primitives::{Address, B256, Bytes, LogData};
 use alloy_rpc_types_eth::{BlockId, BlockNumberOrTag, Filter, FilterBlockOption, Log};
 use ethrex_common::H256;
@@ -26,6 +29,34 @@ const MAX_LOG_RANGE: u64 = 100_000;
 
 /// Logs one `eth_getLogs` may return.
 const MAX_LOGS: usize = 20_000;
+
+/// Blocks whose receipts are kept at hand; empty blocks do not count.
+const CACHED_BLOCKS: usize = 16_384;
+
+/// Receipts of the latest blocks that have any. The client finds them too, but copies its whole table for each one.
+#[derive(Debug, Default)]
+pub(crate) struct ReceiptCache {
+    receipts: HashMap<H256, Arc<Vec<Receipt>>>,
+    /// Insertion order.
+    order: VecDeque<H256>,
+}
+
+impl ReceiptCache {
+    pub(crate) fn insert(&mut self, block: H256, receipts: Vec<Receipt>) -> Arc<Vec<Receipt>> {
+        let receipts = Arc::new(receipts);
+        if !receipts.is_empty() && self.receipts.insert(block, Arc::clone(&receipts)).is_none() {
+            self.order.push_back(block);
+            if self.order.len() > CACHED_BLOCKS {
+                self.order.pop_front().and_then(|oldest| self.receipts.remove(&oldest));
+            }
+        }
+        receipts
+    }
+
+    fn get(&self, block: &H256) -> Option<Arc<Vec<Receipt>>> {
+        self.receipts.get(block).cloned()
+    }
+}
 
 /// Methods that read state or transactions at a block, with the position of that parameter. By hash the client reads
 /// them at the canonical block of the same number.
@@ -130,9 +161,10 @@ impl Inner {
         let Some(block) = self.block(header.hash()).await? else { return Ok(()) };
         let receipts = self.receipts(&block).await?;
         let mut log_index = 0;
-        for (index, (transaction, receipt)) in block.body.transactions.iter().zip(receipts).enumerate() {
+        for (index, (transaction, receipt)) in block.body.transactions.iter().zip(receipts.iter()).enumerate()
+        {
             let transaction_hash = B256::from(transaction.hash(&NativeCrypto).0);
-            for log in receipt.logs {
+            for log in &receipt.logs {
                 let inner = consensus_log(log);
                 if filter.matches(&inner) {
                     logs.push(Log {
@@ -170,9 +202,12 @@ impl Inner {
         }
     }
 
-    /// All receipts of a block, in order. Asked for one receipt the client finds it.
-    async fn receipts(&self, block: &Block) -> Result<Vec<Receipt>, ErrorObjectOwned> {
+    /// All receipts of a block, in order.
+    async fn receipts(&self, block: &Block) -> Result<Arc<Vec<Receipt>>, ErrorObjectOwned> {
         let hash = block.hash();
+        if let Some(receipts) = self.receipts.lock().get(&hash) {
+            return Ok(receipts);
+        }
         let mut receipts = Vec::with_capacity(block.body.transactions.len());
         for index in 0..block.body.transactions.len() {
             let found = self
@@ -184,7 +219,7 @@ impl Inner {
             receipts.extend(found);
         }
         if receipts.len() == block.body.transactions.len() {
-            Ok(receipts)
+            Ok(self.receipts.lock().insert(hash, receipts))
         } else {
             Err(internal(format!("block {hash:#x} has {} receipts", receipts.len())))
         }
@@ -204,7 +239,8 @@ impl Inner {
         let block_info = RpcReceiptBlockInfo::from_block_header(header);
         let (mut gas_before, mut logs_before) = (0, 0);
         let mut values = Vec::with_capacity(receipts.len());
-        for (index, (transaction, receipt)) in body.transactions.into_iter().zip(receipts).enumerate() {
+        for (index, (transaction, receipt)) in body.transactions.into_iter().zip(receipts.iter()).enumerate()
+        {
             let gas_used = receipt.cumulative_gas_used.saturating_sub(gas_before);
             gas_before = receipt.cumulative_gas_used;
             let info = RpcReceiptTxInfo::from_transaction(
@@ -215,7 +251,7 @@ impl Inner {
                 base_fee,
             )
             .map_err(client_error)?;
-            let receipt = RpcReceipt::new(receipt, info, block_info.clone(), logs_before);
+            let receipt = RpcReceipt::new(receipt.clone(), info, block_info.clone(), logs_before);
             logs_before += receipt.logs.len() as u64;
             values.push(with_timestamps(serde_json::to_value(receipt).map_err(internal)?, timestamp));
         }
@@ -233,12 +269,12 @@ fn with_timestamps(mut receipt: Value, timestamp: u64) -> Value {
     receipt
 }
 
-fn consensus_log(log: ethrex_common::types::Log) -> alloy_primitives::Log {
+fn consensus_log(log: &ethrex_common::types::Log) -> alloy_primitives::Log {
     alloy_primitives::Log {
         address: Address::from(log.address.0),
         data: LogData::new_unchecked(
-            log.topics.into_iter().map(|topic| B256::from(topic.0)).collect(),
-            Bytes::from(log.data),
+            log.topics.iter().map(|topic| B256::from(topic.0)).collect(),
+            Bytes::from(log.data.clone()),
         ),
     }
 }

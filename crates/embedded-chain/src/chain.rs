@@ -12,6 +12,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::archive::BlobArchive;
+use crate::blocks::ReceiptCache;
 use crate::config::{ChainConfig, Mining};
 use crate::error::EmbeddedChainError;
 use crate::node;
@@ -95,6 +96,7 @@ pub(crate) struct Inner {
     /// Held by whoever changes the chain: the client must execute one block at a time.
     pub(crate) producer: tokio::sync::Mutex<Producer>,
     pub(crate) archive: Mutex<BlobArchive>,
+    pub(crate) receipts: Mutex<ReceiptCache>,
     heads: RwLock<Heads>,
     events: broadcast::Sender<HeadEvent>,
     /// Rung when a transaction may be pending.
@@ -118,6 +120,7 @@ impl EmbeddedChain {
             workers: Workers::start(&tokio::runtime::Handle::current())?,
             producer: tokio::sync::Mutex::new(Producer::new(&config)),
             archive: Mutex::new(BlobArchive::new(config.blob_archive_capacity)),
+            receipts: Mutex::default(),
             heads: RwLock::new(Heads { head: genesis, safe: genesis, finalized: genesis }),
             events: broadcast::channel(HEAD_EVENTS).0,
             demand: Notify::new(),

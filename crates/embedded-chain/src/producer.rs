@@ -7,7 +7,7 @@ use alloy_eips::BlockNumHash;
 use alloy_primitives::{B256, keccak256};
 use ethrex_blockchain::fork_choice::apply_fork_choice_with_deep_reorg;
 use ethrex_blockchain::payload::{BuildPayloadArgs, create_payload};
-use ethrex_common::types::{BlobsBundle, Block, ELASTICITY_MULTIPLIER, Transaction};
+use ethrex_common::types::{BlobsBundle, Block, ELASTICITY_MULTIPLIER, Receipt, Transaction};
 use ethrex_common::{Address, H256};
 use ethrex_crypto::NativeCrypto;
 use ethrex_rpc::RpcApiContext;
@@ -84,6 +84,7 @@ pub(crate) struct BuildTask {
 pub(crate) struct BuiltBlock {
     pub(crate) block: Block,
     pub(crate) sidecars: Vec<(B256, BlobsBundle)>,
+    receipts: Vec<Receipt>,
 }
 
 impl BuiltBlock {
@@ -118,7 +119,7 @@ impl BuildTask {
         }
         .map_err(|error| failed(&error))?;
         let sidecars = pool_sidecars(context, &built.payload)?;
-        Ok(BuiltBlock { block: built.payload, sidecars })
+        Ok(BuiltBlock { block: built.payload, sidecars, receipts: built.receipts })
     }
 }
 
@@ -214,11 +215,13 @@ impl Inner {
         self.workers
             .run(move |runtime| {
                 inner.switch(runtime, tip.hash, safe.hash, finalized.hash, &branch)?;
-                let mut archive = inner.archive.lock();
-                for (hash, sidecar) in branch.into_iter().flat_map(|built| built.sidecars) {
-                    archive.insert(hash, sidecar);
+                for built in branch {
+                    inner.receipts.lock().insert(built.block.hash(), built.receipts);
+                    let mut archive = inner.archive.lock();
+                    for (hash, sidecar) in built.sidecars {
+                        archive.insert(hash, sidecar);
+                    }
                 }
-                drop(archive);
                 inner.publish(tip, safe, finalized);
                 Ok(tip)
             })

@@ -498,7 +498,7 @@ fn a_consensus_client_can_drive_the_chain() {
         let net = Net::start(Fork::Osaka, Mining::Manual).await;
         let mut events = net.chain.subscribe_heads();
         let (raw, versioned_hash, blob) = blob_transaction(&net.alice, 0, b"by the engine", true);
-        net.send(&raw).await;
+        let sent = [net.send(&raw).await, net.send(&net.transfer(&net.bob, 0, 3)).await];
         let genesis = net.chain.heads().head.hash;
         let state = |head: B256| json!({ "headBlockHash": head, "safeBlockHash": genesis, "finalizedBlockHash": genesis });
         let attributes = json!({
@@ -529,7 +529,10 @@ fn a_consensus_client_can_drive_the_chain() {
         assert_eq!(net.chain.heads().head.number, 1);
         assert_eq!(net.chain.blob(versioned_hash).unwrap().as_slice(), blob);
         // Mining by command goes on from there.
-        assert_eq!(net.chain.mine(1).await.unwrap().parent_hash, head);
+        assert_eq!(net.chain.mine(5).await.unwrap().number, 6);
+        for hash in sent {
+            assert_eq!(net.receipt(hash).await.expect("mined").block_hash, Some(head));
+        }
     });
 }
 
