@@ -19,6 +19,8 @@ mod caller;
 mod directory;
 mod fanout;
 mod limits;
+#[cfg(test)]
+mod loopback_tests;
 mod quota;
 mod relay;
 mod serve;

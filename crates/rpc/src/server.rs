@@ -74,7 +74,7 @@ impl Default for RpcSettings {
     fn default() -> Self {
         Self {
             frames: Rate { per_second: 200.0, burst: 4_000.0 },
-            calls: Rate { per_second: 50.0, burst: 500.0 },
+            calls: Rate { per_second: 200.0, burst: 2_000.0 },
             max_accounts: 10_000,
             slow_reader: Duration::from_secs(10),
         }

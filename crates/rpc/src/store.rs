@@ -33,6 +33,8 @@ const FRAME_HEADER: usize = 32 + 8 + 1 + 8;
 /// What a frame counts against the cap beside its JSON: its header, keys, and tree overhead, so that empty frames are
 /// not free.
 const FRAME_OVERHEAD: u64 = 256;
+/// Memory for pages of the file.
+const CACHE_BYTES: usize = 64 * 1024 * 1024;
 /// Rows deleted in one transaction by [`FrameStore::prune`], so that writers wait little.
 const PRUNE_BATCH: usize = 1_000;
 
@@ -287,7 +289,7 @@ impl FrameStore {
     /// # Errors
     /// When the file cannot be opened, e.g. because another process has it.
     pub fn open(path: &Path, session_cap: u64) -> Result<Self, StoreError> {
-        let db = Database::create(path)?;
+        let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
         let txn = db.begin_write()?;
         txn.open_table(FRAMES)?;
         txn.open_table(PLACES)?;

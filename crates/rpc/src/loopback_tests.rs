@@ -1,0 +1,567 @@
+//! The namespace over a real server and real sockets.
+
+use crate::{
+    BlobService, Directory, LcaiApiClient, LcaiApiServer, LcaiError, LcaiRpc, Publisher, PublisherConfig,
+    Rate, Relay, RpcHandle, RpcParts, RpcSettings, ServerLimits, SessionView, TokenConfig, TokenIssuer,
+    TokenKey, serve,
+    session_view::{JobView, SessionParties},
+    testing::{JOB, SESSION, Scene, chunk, deployment},
+    types::{
+        AuthorizationRequest, BlockId, CallerProof, JobInfo, JobTransactions, ModelInfo,
+        SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
+    },
+};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy_signer::SignerSync;
+use alloy_signer_local::PrivateKeySigner;
+use async_trait::async_trait;
+use jsonrpsee::{
+    core::client::{ClientT, Error as ClientError, Subscription},
+    http_client::{HttpClient, HttpClientBuilder},
+    rpc_params,
+    ws_client::{WsClient, WsClientBuilder},
+};
+use lcai_blob::{Blob, BlobError, BlobHint, BlobSource, BlobStore, blob_versioned_hash, encode};
+use lcai_host::{BlockRef, FeedState, HostError, Journal, TxLane, testing::ScriptedHost};
+use lcai_primitives::{
+    eip712::Heartbeat,
+    frames::{Envelope, Frame},
+    ids::{JobId, ModelId, SessionId, Subject},
+    params::ChainParams,
+};
+use std::{path::Path, sync::Arc, time::Duration};
+use tempfile::tempdir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+};
+
+const CAP: u64 = 64 << 20;
+
+/// The scene's chain, without a dispatcher.
+struct SceneDirectory(Arc<crate::testing::TestView>);
+
+impl SessionView for SceneDirectory {
+    fn session(&self, id: SessionId) -> Option<SessionParties> {
+        self.0.session(id)
+    }
+
+    fn job(&self, id: JobId) -> Option<JobView> {
+        self.0.job(id)
+    }
+}
+
+#[async_trait]
+impl Directory for SceneDirectory {
+    fn params(&self) -> Option<ChainParams> {
+        None
+    }
+
+    fn models(&self) -> Vec<ModelInfo> {
+        Vec::new()
+    }
+
+    fn workers(&self) -> Vec<WorkerInfo> {
+        Vec::new()
+    }
+
+    fn session_info(&self, _: SessionId) -> Option<SessionInfo> {
+        None
+    }
+
+    fn job_info(&self, id: JobId) -> Option<(JobInfo, Subject)> {
+        let job = self.0.job(id)?;
+        let session = self.0.session(job.subject.session_id)?;
+        let info = JobInfo {
+            id,
+            session_id: job.subject.session_id,
+            user: session.user,
+            worker: job.worker,
+            state: job.state.to_string().to_lowercase(),
+            escrowed_fee: U256::from(1),
+            prompt_blob_hash: job.subject.prompt_blob_hash,
+            response_blob_hash: None,
+            response_ciphertext_hash: job.response_ciphertext_hash,
+            deadline: 0,
+            transactions: JobTransactions::default(),
+            submitted_in: BlockId { number: 1, hash: B256::ZERO },
+            completed_in: None,
+        };
+        Some((info, job.subject))
+    }
+
+    fn can_authorize(&self) -> bool {
+        false
+    }
+
+    async fn request_session(&self, model: ModelId, _: Address) -> Result<SessionOffer, LcaiError> {
+        Err(LcaiError::UnknownModel(format!("model {model} is not registered")))
+    }
+
+    async fn authorize(&self, _: AuthorizationRequest) -> Result<SessionAuthorizationGrant, LcaiError> {
+        Err(LcaiError::NotOffered("no dispatcher key".into()))
+    }
+
+    async fn heartbeat(&self, _: Heartbeat, _: &[u8]) -> Result<(), LcaiError> {
+        Ok(())
+    }
+}
+
+/// A node that can be stopped and started again on the same files.
+struct Node {
+    handle: RpcHandle,
+    relay: Arc<Relay>,
+}
+
+struct Options {
+    tokens: TokenConfig,
+    limits: ServerLimits,
+    settings: RpcSettings,
+    blobs: BlobService,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let store = Arc::new(BlobStore::in_memory(1 << 24).unwrap());
+        Self {
+            tokens: TokenConfig::default(),
+            limits: ServerLimits::default(),
+            settings: RpcSettings::default(),
+            blobs: BlobService::new(store, Vec::new(), None),
+        }
+    }
+}
+
+impl Node {
+    async fn start(scene: &Scene, dir: &Path, options: Options) -> Self {
+        let relay = Arc::new(scene.relay(dir, CAP));
+        let (_, feed) = watch::channel(FeedState {
+            tip: Some(BlockRef { number: 5, hash: B256::repeat_byte(5) }),
+            ..FeedState::default()
+        });
+        let rpc = LcaiRpc::new(RpcParts {
+            deployment: deployment(),
+            version: "test".into(),
+            disputer_encryption_key: Bytes::new(),
+            directory: Arc::new(SceneDirectory(Arc::clone(&scene.view))),
+            feed,
+            extensions: Vec::new(),
+            relay: Arc::clone(&relay),
+            // The same key after a restart, as an operator would have it.
+            tokens: Arc::new(TokenIssuer::new(TokenKey::new([7; 32]), deployment().chain_id, options.tokens)),
+            blobs: options.blobs,
+            settings: options.settings,
+        });
+        let handle = serve(rpc.into_rpc(), "127.0.0.1:0".parse().unwrap(), options.limits).await.unwrap();
+        Self { handle, relay }
+    }
+
+    async fn plain(scene: &Scene, dir: &Path) -> Self {
+        Self::start(scene, dir, Options::default()).await
+    }
+
+    fn http(&self) -> HttpClient {
+        HttpClientBuilder::default().build(format!("http://{}", self.handle.local_addr())).unwrap()
+    }
+
+    async fn ws(&self) -> WsClient {
+        WsClientBuilder::default().build(format!("ws://{}", self.handle.local_addr())).await.unwrap()
+    }
+
+    async fn stop(self) {
+        self.handle.stop();
+        self.handle.stopped().await;
+        self.relay.close().await;
+    }
+}
+
+async fn login(client: &impl LcaiApiClientSync, signer: &PrivateKeySigner) -> String {
+    let challenge = client.challenge(signer.address()).await.unwrap();
+    let signature = signer.sign_message_sync(challenge.message.as_bytes()).unwrap().as_bytes().to_vec();
+    client.login(challenge.message, signature.into()).await.unwrap().token
+}
+
+/// The generated client trait with the bounds the tests need.
+trait LcaiApiClientSync: LcaiApiClient + Sync {}
+impl<T: LcaiApiClient + Sync> LcaiApiClientSync for T {}
+
+fn code<T: std::fmt::Debug>(result: Result<T, ClientError>) -> i32 {
+    match result {
+        Err(ClientError::Call(error)) => error.code(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn take(stream: &mut Subscription<Envelope>, count: usize) -> Vec<(u64, u32)> {
+    let mut seen = Vec::new();
+    while seen.len() < count {
+        let envelope = stream.next().await.unwrap().unwrap();
+        seen.push((envelope.cursor, envelope.frame.seq));
+    }
+    seen
+}
+
+#[tokio::test]
+async fn logins_work_over_http_and_websocket_and_refusals_have_their_codes() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let node = Node::plain(&scene, dir.path()).await;
+    let (http, ws) = (node.http(), node.ws().await);
+    let token = login(&http, &scene.user).await;
+    assert_eq!(http.poll_frames(token.clone(), SESSION, 0, 0).await.unwrap(), []);
+    let token = login(&ws, &scene.user).await;
+    assert_eq!(ws.poll_frames(token, SESSION, 0, 0).await.unwrap(), []);
+
+    let challenge = http.challenge(scene.user.address()).await.unwrap();
+    let foreign = scene.worker.sign_message_sync(challenge.message.as_bytes()).unwrap().as_bytes().to_vec();
+    assert_eq!(code(http.login(challenge.message.clone(), foreign.into()).await), -39003);
+    assert_eq!(code(http.login(challenge.message, vec![1; 9].into()).await), -32602);
+    assert_eq!(code(http.login("let me in".into(), vec![1; 65].into()).await), -32602);
+    assert_eq!(code(http.poll_frames("0".repeat(152), SESSION, 0, 0).await), -39003);
+    assert_eq!(code(http.request_session("no-such-model".into(), scene.user.address()).await), -39001);
+    assert_eq!(code(http.request_session("0x12".into(), scene.user.address()).await), -32602);
+    assert_eq!(code(http.network().await), -39013, "before the first block");
+    assert!(!http.health().await.unwrap().healthy);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_expired_token_is_told_apart() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let tokens = TokenConfig { token_lifetime: 0, ..TokenConfig::default() };
+    let node = Node::start(&scene, dir.path(), Options { tokens, ..Options::default() }).await;
+    let ws = node.ws().await;
+    let token = login(&ws, &scene.user).await;
+    assert_eq!(code(ws.poll_frames(token.clone(), SESSION, 0, 0).await), -39004);
+    assert_eq!(code(ws.subscribe_frames(token.clone(), SESSION, 0).await), -39004);
+    assert_eq!(code(ws.submit_frames(token.clone(), vec![chunk(JOB, 1, 40)]).await), -39004);
+    assert_eq!(code(ws.publish_blob(token, vec![0; 40].into()).await), -39004);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn strangers_neither_read_nor_write_a_session() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let node = Node::plain(&scene, dir.path()).await;
+    let ws = node.ws().await;
+    let stranger = login(&ws, &PrivateKeySigner::random()).await;
+    let user = login(&ws, &scene.user).await;
+    let worker = login(&ws, &scene.worker).await;
+    assert_eq!(code(ws.subscribe_frames(stranger.clone(), SESSION, 0).await), -39003);
+    assert_eq!(code(ws.subscribe_frames(worker.clone(), SESSION, 0).await), -39003);
+    assert_eq!(code(ws.poll_frames(stranger.clone(), SESSION, 0, 0).await), -39003);
+    for token in [stranger, user] {
+        assert_eq!(code(ws.submit_frames(token, vec![chunk(JOB, 1, 40)]).await), -39009);
+    }
+    let forged = Frame {
+        signature: Some(
+            B256::ZERO.0.iter().chain(&[0; 33]).copied().collect::<Vec<_>>().as_slice().try_into().unwrap(),
+        ),
+        ..scene.complete(JOB, 0, vec![9; 40])
+    };
+    assert_eq!(code(ws.submit_frames(worker, vec![forged]).await), -39009);
+    assert_eq!((node.relay.stats().kept, node.relay.stats().bad_signatures), (0, 1));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_across_a_restart_of_the_node() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let node = Node::plain(&scene, dir.path()).await;
+    let (ws, http) = (node.ws().await, node.http());
+    let (user, worker) = (login(&ws, &scene.user).await, login(&http, &scene.worker).await);
+    let mut stream = ws.subscribe_frames(user.clone(), SESSION, 0).await.unwrap();
+    let receipt =
+        http.submit_frames(worker.clone(), (1..=3).map(|seq| chunk(JOB, seq, 40)).collect()).await.unwrap();
+    assert_eq!(receipt.cursors, [1, 2, 3]);
+    assert_eq!(take(&mut stream, 3).await, [(1, 1), (2, 2), (3, 3)]);
+    node.stop().await;
+    assert!(stream.next().await.is_none(), "the stream ends with the node");
+
+    let node = Node::plain(&scene, dir.path()).await;
+    let (ws, http) = (node.ws().await, node.http());
+    let mut stream = ws.subscribe_frames(user.clone(), SESSION, 2).await.unwrap();
+    // The worker is not sure what arrived and sends everything again.
+    let again = (1..=4).map(|seq| chunk(JOB, seq, 40)).chain([scene.complete(JOB, 4, vec![9; 60])]).collect();
+    assert_eq!(http.submit_frames(worker, again).await.unwrap().cursors, [1, 2, 3, 4, 5]);
+    assert_eq!(take(&mut stream, 3).await, [(3, 3), (4, 4), (5, 5)]);
+    let polled = http.poll_frames(user, SESSION, 4, 1_000).await.unwrap();
+    assert_eq!(polled.len(), 1);
+    assert_eq!(polled[0].frame, scene.complete(JOB, 4, vec![9; 60]));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn polling_waits_for_the_first_frame() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let node = Node::plain(&scene, dir.path()).await;
+    let http = node.http();
+    let (user, worker) = (login(&http, &scene.user).await, login(&http, &scene.worker).await);
+    let waiting = tokio::spawn({
+        let http = http.clone();
+        async move { http.poll_frames(user, SESSION, 0, 30_000).await.unwrap() }
+    });
+    http.submit_frames(worker, vec![chunk(JOB, 1, 40)]).await.unwrap();
+    assert_eq!(waiting.await.unwrap().len(), 1);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_receipt_shows_another_answer_on_the_chain() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let node = Node::plain(&scene, dir.path()).await;
+    let http = node.http();
+    let worker = login(&http, &scene.worker).await;
+    assert_eq!(http.get_receipt(JobId(99)).await.unwrap(), None);
+    let receipt = http.get_receipt(JOB).await.unwrap().unwrap();
+    assert_eq!((receipt.response_signature, receipt.ciphertext), (None, None));
+    let answer = scene.complete(JOB, 0, vec![9; 60]);
+    http.submit_frames(worker, vec![answer.clone()]).await.unwrap();
+    scene.view.change(JOB, |job| job.response_ciphertext_hash = Some(keccak256([8; 60])));
+    let receipt = http.get_receipt(JOB).await.unwrap().unwrap();
+    assert_eq!(receipt.relayed_ciphertext_hash, Some(keccak256([9; 60])));
+    assert_ne!(receipt.relayed_ciphertext_hash, receipt.job.response_ciphertext_hash);
+    assert_eq!(receipt.ciphertext, Some(vec![9; 60].into()));
+    let signer = lcai_crypto::recover_response(
+        receipt.chain_id,
+        receipt.job_registry,
+        JOB,
+        SESSION,
+        &receipt.ciphertext.unwrap(),
+        &receipt.response_signature.unwrap(),
+    );
+    assert_eq!(signer, Ok(scene.worker.address()), "the evidence");
+    node.stop().await;
+}
+
+/// A WebSocket client that reads nothing until it is told to.
+struct Lazy(TcpStream);
+
+impl Lazy {
+    async fn subscribe(node: &Node, token: &str) -> Self {
+        let mut stream = TcpStream::connect(node.handle.local_addr()).await.unwrap();
+        let upgrade = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+        stream.write_all(upgrade.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(stream.read_u8().await.unwrap());
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 101"));
+        let call = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"lcai_subscribeFrames","params":["{token}",{SESSION},0]}}"#
+        );
+        // RFC 6455: one final text frame, masked with zeros, of a length in 16 bits.
+        let mut frame = vec![0x81, 0x80 | 126];
+        frame.extend_from_slice(&u16::try_from(call.len()).unwrap().to_be_bytes());
+        frame.extend_from_slice(&[0; 4]);
+        frame.extend_from_slice(call.as_bytes());
+        stream.write_all(&frame).await.unwrap();
+        Self(stream)
+    }
+
+    /// Reads messages until one is the error that ends the subscription; gives it and the last cursor before it.
+    async fn read_to_error(mut self) -> (serde_json::Value, u64) {
+        let mut last = 0;
+        loop {
+            let message: serde_json::Value = serde_json::from_slice(&self.message().await).unwrap();
+            if let Some(error) = message["params"].get("error") {
+                return (error.clone(), last);
+            }
+            if let Some(cursor) = message["params"]["result"]["cursor"].as_u64() {
+                assert_eq!(cursor, last + 1);
+                last = cursor;
+            }
+        }
+    }
+
+    async fn message(&mut self) -> Vec<u8> {
+        loop {
+            let opcode = self.0.read_u8().await.unwrap() & 0x0f;
+            let length = match self.0.read_u8().await.unwrap() {
+                126 => u64::from(self.0.read_u16().await.unwrap()),
+                127 => self.0.read_u64().await.unwrap(),
+                short => u64::from(short),
+            };
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            self.0.read_exact(&mut payload).await.unwrap();
+            if opcode == 1 {
+                return payload;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_is_cut_with_its_cursor_and_hurts_nobody() {
+    const FRAMES: u32 = 400;
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let settings = RpcSettings { slow_reader: Duration::from_millis(300), ..RpcSettings::default() };
+    let limits = ServerLimits { message_buffer: 4, ..ServerLimits::default() };
+    let node = Node::start(&scene, dir.path(), Options { settings, limits, ..Options::default() }).await;
+    let (ws, http) = (node.ws().await, node.http());
+    let (user, worker) = (login(&ws, &scene.user).await, login(&http, &scene.worker).await);
+    let lazy = Lazy::subscribe(&node, &user).await;
+    let mut stream = ws.subscribe_frames(user.clone(), SESSION, 0).await.unwrap();
+    let other = tokio::spawn(async move { take(&mut stream, FRAMES as usize).await });
+    // More than sockets and queues hold: 400 frames of 64 KiB.
+    for seq in 1..=FRAMES {
+        http.submit_frames(worker.clone(), vec![chunk(JOB, seq, 65_536)]).await.unwrap();
+    }
+    let expected: Vec<_> = (1..=FRAMES).map(|seq| (u64::from(seq), seq)).collect();
+    assert_eq!(other.await.unwrap(), expected, "the other reader has everything");
+    while node.relay.stats().cut_readers == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (error, last) = lazy.read_to_error().await;
+    assert_eq!(error["code"], -39014);
+    let resume = error["data"]["resumeFrom"].as_u64().unwrap();
+    assert_eq!(resume, last);
+    assert!(resume < u64::from(FRAMES));
+    let mut stream = ws.subscribe_frames(user, SESSION, resume).await.unwrap();
+    let rest = FRAMES as usize - usize::try_from(resume).unwrap();
+    assert_eq!(take(&mut stream, rest).await, expected[expected.len() - rest..]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn callers_are_bounded() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let limits = ServerLimits {
+        max_request_bytes: 4_096,
+        max_connections: 3,
+        max_subscriptions: 2,
+        max_batch: 2,
+        calls: Rate { per_second: 0.001, burst: 12.0 },
+        ..ServerLimits::default()
+    };
+    let settings = RpcSettings { frames: Rate { per_second: 0.001, burst: 3.0 }, ..RpcSettings::default() };
+    let node = Node::start(&scene, dir.path(), Options { limits, settings, ..Options::default() }).await;
+    let (first, second) = (node.ws().await, node.ws().await);
+    let (user, worker) = (login(&first, &scene.user).await, login(&first, &scene.worker).await);
+    let _one = first.subscribe_frames(user.clone(), SESSION, 0).await.unwrap();
+    let _two = first.subscribe_frames(user.clone(), SESSION, 0).await.unwrap();
+    assert_eq!(
+        code(first.subscribe_frames(user.clone(), SESSION, 0).await),
+        -32006,
+        "too many subscriptions"
+    );
+    let frames = |range: std::ops::Range<u32>| range.map(|seq| chunk(JOB, seq, 40)).collect::<Vec<_>>();
+    second.submit_frames(worker.clone(), frames(1..4)).await.unwrap();
+    assert_eq!(code(second.submit_frames(worker, frames(4..5)).await), -39007, "the account's frames");
+
+    let third = node.ws().await;
+    let fourth = WsClientBuilder::default().build(format!("ws://{}", node.handle.local_addr())).await;
+    assert!(fourth.is_err(), "too many connections");
+    let calls = async |client: &WsClient| {
+        let mut done = 0;
+        while client.request::<serde_json::Value, _>("lcai_models", rpc_params![]).await.is_ok() {
+            done += 1;
+        }
+        done
+    };
+    assert_eq!(calls(&third).await, 12, "the connection's rate");
+    let large = vec!["x".repeat(5_000)];
+    assert!(second.request::<serde_json::Value, _>("lcai_models", large).await.is_err(), "too large");
+    let refused: Result<serde_json::Value, _> = third.request("lcai_models", rpc_params![]).await;
+    assert_eq!(code(refused), -39007);
+    drop(third);
+    let mut fifth = WsClientBuilder::default().build(format!("ws://{}", node.handle.local_addr())).await;
+    while fifth.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        fifth = WsClientBuilder::default().build(format!("ws://{}", node.handle.local_addr())).await;
+    }
+    assert!(fifth.unwrap().health().await.is_ok(), "a place is free again and others are unaffected");
+    node.stop().await;
+}
+
+/// Gives whatever it was made with, for any hash.
+#[derive(Debug)]
+struct Careless(Box<Blob>);
+
+#[async_trait]
+impl BlobSource for Careless {
+    fn name(&self) -> &str {
+        "careless"
+    }
+
+    async fn blob(&self, _: B256, _: Option<BlobHint>) -> Result<Option<Box<Blob>>, BlobError> {
+        Ok(Some(self.0.clone()))
+    }
+}
+
+#[tokio::test]
+async fn blobs_are_checked_against_their_hash() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let (kept, elsewhere) = (encode(&[1; 40]).unwrap(), encode(&[2; 40]).unwrap());
+    let (kept_hash, elsewhere_hash) =
+        (blob_versioned_hash(&kept).unwrap(), blob_versioned_hash(&elsewhere).unwrap());
+    let store = BlobStore::in_memory(1 << 20).unwrap();
+    store.insert(kept_hash, &kept, u64::MAX).unwrap();
+    let blobs = BlobService::new(Arc::new(store), vec![Arc::new(Careless(elsewhere.clone()))], None);
+    let node = Node::start(&scene, dir.path(), Options { blobs, ..Options::default() }).await;
+    let http = node.http();
+    assert_eq!(http.get_blob(kept_hash).await.unwrap(), Some(Bytes::copy_from_slice(kept.as_slice())));
+    assert_eq!(
+        http.get_blob(elsewhere_hash).await.unwrap(),
+        Some(Bytes::copy_from_slice(elsewhere.as_slice()))
+    );
+    assert_eq!(code(http.get_blob(B256::repeat_byte(1)).await), -39011);
+    let token = login(&http, &scene.user).await;
+    assert_eq!(code(http.publish_blob(token, vec![0; 40].into()).await), -39008, "no blob key");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_blob_that_cannot_be_paid_for_costs_no_quota_and_is_refused_with_a_reason() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let chain = ScriptedHost::new(deployment().chain_id);
+    chain.on_send(|_| {
+        Err(HostError::Rejected {
+            method: "eth_sendRawTransaction".into(),
+            code: -32000,
+            message: "insufficient funds".into(),
+        })
+    });
+    let lane = Arc::new(TxLane::blob(chain.client(), PrivateKeySigner::random()));
+    let journal = Journal::in_memory(lcai_host::testing::identity()).unwrap();
+    let config = PublisherConfig { per_account: 1, ..PublisherConfig::new(Some(0)) };
+    let publisher = Publisher::new(lane, journal.records("blob quota"), config);
+    let blobs =
+        BlobService::new(Arc::new(BlobStore::in_memory(1 << 20).unwrap()), Vec::new(), Some(publisher));
+    let node = Node::start(&scene, dir.path(), Options { blobs, ..Options::default() }).await;
+    let http = node.http();
+    let token = login(&http, &scene.user).await;
+    assert_eq!(code(http.publish_blob(token.clone(), vec![1; 126_973].into()).await), -39010);
+    assert_eq!(code(http.publish_blob(token.clone(), vec![1; 27].into()).await), -32602);
+    for _ in 0..2 {
+        assert_eq!(code(http.publish_blob(token.clone(), vec![1; 40].into()).await), -39008);
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_authorization_needs_the_users_own_proof() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let node = Node::plain(&scene, dir.path()).await;
+    let http = node.http();
+    let request = AuthorizationRequest {
+        user: scene.user.address(),
+        model_id: ModelId(B256::repeat_byte(1)),
+        worker: scene.worker.address(),
+        enc_worker_key: vec![1; 125].into(),
+        enc_disputer_key: Bytes::new(),
+        nonce: U256::ZERO,
+    };
+    let stranger = CallerProof::Token { token: login(&http, &scene.worker).await };
+    assert_eq!(code(http.authorize_session(request.clone(), stranger).await), -39003);
+    let old = CallerProof::Signature { signature: vec![1; 65].into(), expiry: 1 };
+    assert_eq!(code(http.authorize_session(request.clone(), old).await), -39004);
+    let own = CallerProof::Token { token: login(&http, &scene.user).await };
+    assert_eq!(
+        code(http.authorize_session(request, own).await),
+        -39008,
+        "past the proof: this node has no dispatcher"
+    );
+    node.stop().await;
+}
