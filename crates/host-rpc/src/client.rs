@@ -4,7 +4,7 @@ use crate::{
     connection::Connection,
     wire::{FeeHistory, FullBlock, Header, Log, TransactionReceipt},
 };
-use alloy_consensus::transaction::PooledTransaction;
+use alloy_consensus::{EthereumTxEnvelope, TxEip4844WithSidecar};
 use alloy_eips::eip2718::Decodable2718;
 use alloy_primitives::{Address, B256, Bytes, U64, U128, U256};
 use async_trait::async_trait;
@@ -19,6 +19,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 /// How long one call may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A transaction as pools exchange it: blobs with either form of sidecar.
+type NetworkTransaction = EthereumTxEnvelope<TxEip4844WithSidecar>;
 
 /// JSON-RPC's code for a method the server does not have.
 const METHOD_NOT_FOUND: i64 = -32601;
@@ -35,7 +38,10 @@ pub struct RpcClient {
 
 impl fmt::Debug for RpcClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RpcClient").field("connection", &self.connection).field("chain_id", &self.chain_id).finish()
+        f.debug_struct("RpcClient")
+            .field("connection", &self.connection)
+            .field("chain_id", &self.chain_id)
+            .finish()
     }
 }
 
@@ -56,6 +62,14 @@ impl RpcClient {
     pub fn with_blobs(mut self, lookup: BlobLookup) -> Self {
         self.blobs = Some(lookup);
         self
+    }
+
+    /// Hash of the genesis block: what tells two chains of one id apart.
+    pub async fn genesis_hash(&self) -> Result<B256, HostError> {
+        let genesis = self.header_at(0).await?;
+        genesis
+            .map(|header| header.hash)
+            .ok_or_else(|| malformed("eth_getBlockByNumber", "the node has no genesis block"))
     }
 
     pub(crate) async fn request<R: DeserializeOwned + Send>(
@@ -156,8 +170,19 @@ impl HostClient for RpcClient {
     }
 
     async fn estimate_gas(&self, request: TransactionRequest) -> Result<u64, HostError> {
-        let request =
-            json!({ "from": request.from, "to": request.to, "value": request.value, "input": request.input });
+        let mut request = json!({
+            "from": request.from,
+            "to": request.to,
+            "value": request.value,
+            "input": request.input,
+            "blobVersionedHashes": request.blob_versioned_hashes,
+        });
+        // An ordinary transaction has no such member, and not every client takes it empty.
+        if let Some(members) = request.as_object_mut()
+            && members.get("blobVersionedHashes").and_then(Value::as_array).is_some_and(Vec::is_empty)
+        {
+            members.remove("blobVersionedHashes");
+        }
         let gas: U64 = self.request("eth_estimateGas", rpc_params![request]).await?;
         Ok(gas.to())
     }
@@ -166,8 +191,9 @@ impl HostClient for RpcClient {
         match self.request("eth_sendRawTransaction", rpc_params![transaction.clone()]).await {
             Err(HostError::Rejected { method, code, message }) if is_known(&message) => {
                 // The pool has it already: whoever asked wanted exactly that.
-                let known = PooledTransaction::decode_2718(&mut transaction.as_ref()).map(|t| *t.hash());
-                known.map_err(|_| HostError::Rejected { method, code, message })
+                let known: Result<NetworkTransaction, _> =
+                    Decodable2718::decode_2718(&mut transaction.as_ref());
+                known.map(|known| *known.hash()).map_err(|_| HostError::Rejected { method, code, message })
             }
             other => other,
         }
@@ -199,5 +225,7 @@ impl HostClient for RpcClient {
 /// The texts of geth, Reth and ethrex for a transaction the pool has.
 fn is_known(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    message.contains("already known") || message.contains("already imported") || message.contains("known transaction")
+    message.contains("already known")
+        || message.contains("already imported")
+        || message.contains("known transaction")
 }

@@ -11,7 +11,7 @@ use jsonrpsee::{
 use lcai_host::HostError;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 
 /// Largest answer that is read: a block of logs, or a blob in hex.
@@ -24,16 +24,31 @@ enum Transport {
 }
 
 /// A lazily made, self-healing connection.
-#[derive(Debug)]
 pub(crate) struct Connection {
     url: String,
+    /// What errors and logs call the node: the URL without what may be a secret.
+    name: String,
     timeout: Duration,
     current: Mutex<Option<Transport>>,
 }
 
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("node", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Scheme, host and port only: providers put keys into user, path and query.
+fn public_name(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}")
+}
+
 impl Connection {
     pub(crate) fn new(url: &str, timeout: Duration) -> Self {
-        Self { url: url.to_owned(), timeout, current: Mutex::new(None) }
+        Self { url: url.to_owned(), name: public_name(url), timeout, current: Mutex::new(None) }
     }
 
     pub(crate) fn is_websocket(&self) -> bool {
@@ -57,7 +72,7 @@ impl Connection {
     }
 
     async fn connect(&self) -> Result<Transport, HostError> {
-        let unreachable = |e: RpcError| HostError::Unreachable(format!("{}: {e}", self.url));
+        let unreachable = |e: RpcError| HostError::Unreachable(format!("{}: {e}", self.name));
         if self.is_websocket() {
             let client = WsClientBuilder::default()
                 .connection_timeout(self.timeout)
@@ -115,8 +130,10 @@ impl Connection {
                     message: call.message().to_owned(),
                 }
             }
-            RpcError::ParseError(e) => HostError::Malformed { method: method.to_owned(), reason: e.to_string() },
-            other => HostError::Unreachable(format!("{}: {other}", self.url)),
+            RpcError::ParseError(e) => {
+                HostError::Malformed { method: method.to_owned(), reason: e.to_string() }
+            }
+            other => HostError::Unreachable(format!("{}: {other}", self.name)),
         }
     }
 }
@@ -129,4 +146,36 @@ fn revert_data(call: &jsonrpsee::types::ErrorObjectOwned) -> Option<alloy_primit
     }
     let data = call.data().and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
     Some(data.and_then(|hex| hex.parse().ok()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jsonrpsee::types::ErrorObjectOwned;
+
+    #[test]
+    fn secrets_of_a_url_stay_out_of_names() {
+        for (url, name) in [
+            ("wss://user:secret@node.example:8546/v3/secret?key=secret", "wss://node.example:8546"),
+            ("http://127.0.0.1:8545", "http://127.0.0.1:8545"),
+            ("ws://[::1]:8546/", "ws://[::1]:8546"),
+        ] {
+            let connection = Connection::new(url, Duration::from_secs(1));
+            assert_eq!(connection.name, name);
+            assert!(!format!("{connection:?}").contains("secret"));
+        }
+    }
+
+    #[test]
+    fn reverts_are_told_apart_from_refusals() {
+        let connection = Connection::new("http://node", Duration::from_secs(1));
+        let call = |code, message: &str, data: Option<&str>| {
+            connection.explain("eth_call", RpcError::Call(ErrorObjectOwned::owned(code, message, data)))
+        };
+        assert!(
+            matches!(call(3, "execution reverted", Some("0x0102")), HostError::Reverted(d) if d[..] == [1, 2])
+        );
+        assert!(matches!(call(-32000, "execution reverted", None), HostError::Reverted(d) if d.is_empty()));
+        assert!(matches!(call(-32601, "no such method", None), HostError::Rejected { code: -32601, .. }));
+    }
 }

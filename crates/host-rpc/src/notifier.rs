@@ -1,9 +1,6 @@
 //! Following the canonical chain by block hashes.
 
-use crate::{
-    client::RpcClient,
-    wire::Header,
-};
+use crate::{client::RpcClient, wire::Header};
 use alloy_primitives::{Address, B256};
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -49,7 +46,10 @@ pub struct RpcNotifier {
 
 impl fmt::Debug for RpcNotifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RpcNotifier").field("client", &self.client).field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("RpcNotifier")
+            .field("client", &self.client)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -61,7 +61,11 @@ impl RpcNotifier {
 
     /// The step from the feed's tip towards the node's head; `None` when there is none, or when the chain moved while it
     /// was read.
-    async fn step(&self, chain: &dyn CanonicalHashes, heads: Heads) -> Result<Option<HostNotification>, HostError> {
+    async fn step(
+        &self,
+        chain: &dyn CanonicalHashes,
+        heads: Heads,
+    ) -> Result<Option<HostNotification>, HostError> {
         let Some(tip) = chain.tip() else {
             let first = self.config.start_block;
             return self.commit(Vec::new(), first, None, heads, true).await;
@@ -88,10 +92,7 @@ impl RpcNotifier {
         let mut number = tip.number.min(head.number);
         loop {
             let Some(ours) = chain.hash_at(number) else {
-                return Err(HostError::Malformed {
-                    method: "eth_getBlockByNumber".into(),
-                    reason: format!("the node's chain shares no block with the feed down to {number}: another chain?"),
-                });
+                return Err(HostError::NoCommonAncestor(number));
             };
             let theirs = if number == head.number {
                 head.hash
@@ -102,12 +103,7 @@ impl RpcNotifier {
             if ours == theirs {
                 return Ok(Some(BlockRef { number, hash: ours }));
             }
-            let Some(below) = number.checked_sub(1) else {
-                return Err(HostError::Malformed {
-                    method: "eth_getBlockByNumber".into(),
-                    reason: "the node has another genesis block than the feed".into(),
-                });
-            };
+            let below = number.checked_sub(1).ok_or(HostError::NoCommonAncestor(number))?;
             number = below;
         }
     }
@@ -128,8 +124,14 @@ impl RpcNotifier {
                 // The chain moved between two reads. Nothing read so far is wrong, but it may be of two forks.
                 return Ok(None);
             }
-            parent = Some(header.hash);
-            committed.push(self.block(header, first && committed.is_empty()).await?);
+            let hash = header.hash;
+            parent = Some(hash);
+            let block = self.block(header, first && committed.is_empty()).await;
+            // A node answers for a block that just left the chain with an error, or for the block now at its height.
+            if self.client.header_at(number).await?.is_none_or(|header| header.hash != hash) {
+                return Ok(None);
+            }
+            committed.push(block?);
         }
         if reverted.is_empty() && committed.is_empty() {
             return Ok(None);
@@ -184,23 +186,25 @@ impl RpcNotifier {
         if self.new_heads.is_none() {
             match self.client.new_heads().await {
                 Ok(subscription) => self.new_heads = subscription,
-                Err(e) => tracing::debug!(target: "lcai::host_rpc", error = %e, "no newHeads subscription; polling"),
-            }
-        }
-        let poll = tokio::time::sleep(self.config.poll_interval);
-        match self.new_heads.as_mut() {
-            Some(subscription) => {
-                tokio::select! {
-                    message = subscription.next() => {
-                        if !matches!(message, Some(Ok(_))) {
-                            self.new_heads = None;
-                        }
-                    }
-                    () = poll => {}
+                Err(e) => {
+                    tracing::debug!(target: "lcai::host_rpc", error = %e, "no newHeads subscription; polling")
                 }
             }
-            None => poll.await,
         }
+        let mut poll = std::pin::pin!(tokio::time::sleep(self.config.poll_interval));
+        if let Some(subscription) = self.new_heads.as_mut() {
+            tokio::select! {
+                message = subscription.next() => {
+                    if matches!(message, Some(Ok(_))) {
+                        return;
+                    }
+                    self.new_heads = None;
+                }
+                () = &mut poll => return,
+            }
+        }
+        // Without a subscription, and after one broke: a node that refuses at once is not asked in a loop.
+        poll.await;
     }
 }
 

@@ -131,13 +131,12 @@ impl FeedWriter {
                     }
                     Err(error) => return Err(error.into()),
                 },
-                Err(error) if error.is_transient() => {
+                Err(error) if !is_final(&error) => {
                     let pause = backoff.next();
                     metrics::counter!("lcai_feed_host_errors_total").increment(1);
                     tracing::warn!(%error, ?pause, "the host does not answer; trying again");
                     pause
                 }
-                Err(HostError::Closed) if shutdown.is_cancelled() => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
             tokio::select! {
@@ -190,6 +189,11 @@ impl FeedWriter {
         let block: Option<FeedBlock> = blocking(move || journal.feed_block(tip.number)).await?;
         Ok(block.map_or(0, |block| block.timestamp))
     }
+}
+
+/// Errors that asking again does not heal. A refusal is none: nodes refuse while they start, are busy or reorganise.
+const fn is_final(error: &HostError) -> bool {
+    matches!(error, HostError::WrongChain { .. } | HostError::NoCommonAncestor(_) | HostError::Closed)
 }
 
 /// The block below the finalized one, when the feed holds it and it is new. A host may drop everything up to a finished

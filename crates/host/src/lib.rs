@@ -8,6 +8,8 @@
 //! - [`TxLane`] sends the transactions of one account, one class of them.
 //! - [`Supervisor`] restarts tasks that panic.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
 mod block;
 mod effect;
 mod error;
@@ -22,6 +24,8 @@ mod supervisor;
 mod table;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use block::{BlockRef, Call, FeedBlock, FeedLog, Heads, IncludedBlob, StateRead};
 pub use effect::{EffectContext, EffectDepth, EffectHandler, EffectOutcome, Intent, IntentId, OnRepeat};

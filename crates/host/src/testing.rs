@@ -4,6 +4,8 @@ use crate::{
     BlockRef, Call, CanonicalHashes, FeedBlock, FeedLog, Heads, HostClient, HostError, HostNotification,
     HostNotifier, IncludedBlob, JournalIdentity, ReadPlan, Receipt, StateRead, TransactionRequest,
 };
+use alloy_consensus::{EthereumTxEnvelope, TxEip4844WithSidecar};
+use alloy_eips::eip2718::Decodable2718;
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -403,7 +405,10 @@ impl HostClient for ScriptedHost {
 
     async fn send_raw_transaction(&self, transaction: Bytes) -> Result<B256, HostError> {
         (self.0.on_send.lock())(&transaction)?;
-        let hash = keccak256(&transaction);
+        // A blob transaction's hash leaves its sidecar out.
+        let decoded: Result<EthereumTxEnvelope<TxEip4844WithSidecar>, _> =
+            Decodable2718::decode_2718(&mut transaction.as_ref());
+        let hash = decoded.map_or_else(|_| keccak256(&transaction), |decoded| *decoded.hash());
         let mut chain = self.0.chain.lock();
         chain.sent.push(transaction);
         chain.pool.push(hash);

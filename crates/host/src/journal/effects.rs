@@ -23,17 +23,17 @@ pub(super) fn create_tables(txn: &WriteTransaction) -> Result<(), JournalError> 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EffectRecord {
     /// The intent, as the canonical chain asks for it or last asked for it.
-    intent: Intent,
+    pub(super) intent: Intent,
     /// Whether the canonical chain, as far as the extension applied it, asks for it.
-    wanted: bool,
+    pub(super) wanted: bool,
     /// Whether it is still to be performed. Never set while `wanted` is not.
-    open: bool,
+    pub(super) open: bool,
     /// Whether an attempt began whose end is not recorded.
-    started: bool,
+    pub(super) started: bool,
     /// What the last performance left behind.
-    done: Option<Vec<u8>>,
+    pub(super) done: Option<Vec<u8>>,
     /// Why it was given up.
-    dropped: Option<String>,
+    pub(super) dropped: Option<String>,
 }
 
 /// The state of an effect for those who wait for it.
@@ -82,9 +82,9 @@ pub(crate) enum Ending {
 /// What undoes one emission of an intent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EmitUndo {
-    id: B256,
+    pub(super) id: B256,
     /// The intent that was recorded before and whether it was wanted; `None` when there was none.
-    before: Option<(Intent, bool)>,
+    pub(super) before: Option<(Intent, bool)>,
 }
 
 /// Effects of one extension within a write transaction.

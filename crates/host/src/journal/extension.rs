@@ -35,9 +35,9 @@ pub(crate) enum TableWriter {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ExtensionMeta {
-    version: u32,
+    pub(super) version: u32,
     pub(crate) cursor: Option<BlockRef>,
-    next_input: u64,
+    pub(super) next_input: u64,
     pub(crate) writers: BTreeMap<String, TableWriter>,
 }
 
@@ -67,18 +67,18 @@ type OldRow = (Vec<u8>, Option<Vec<u8>>);
 /// What takes one block back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UndoRecord {
-    block: BlockRef,
+    pub(super) block: BlockRef,
     /// The cursor before.
-    parent: Option<BlockRef>,
+    pub(super) parent: Option<BlockRef>,
     /// Old rows by table.
     pub(crate) tables: Vec<(String, Vec<OldRow>)>,
-    effects: Vec<EmitUndo>,
+    pub(super) effects: Vec<EmitUndo>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct InputRecord {
-    at: BlockRef,
-    input: Vec<u8>,
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct InputRecord {
+    pub(super) at: BlockRef,
+    pub(super) input: Vec<u8>,
 }
 
 impl Journal {

@@ -10,6 +10,8 @@ mod codec;
 mod effects;
 mod extension;
 mod feed;
+#[cfg(test)]
+mod fixture;
 mod records;
 
 pub use effects::EffectState;

@@ -41,6 +41,8 @@ pub(super) struct Worker {
     signer: PrivateKeySigner,
     config: LaneConfig,
     pending: BTreeMap<u64, Pending>,
+    /// The nonce a gap was last filled from, and when.
+    mended: Option<(u64, Instant)>,
 }
 
 /// What to do about a refusal.
@@ -61,7 +63,7 @@ impl Worker {
         signer: PrivateKeySigner,
         config: LaneConfig,
     ) -> Self {
-        Self { client, signer, config, pending: BTreeMap::new() }
+        Self { client, signer, config, pending: BTreeMap::new(), mended: None }
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
@@ -293,10 +295,13 @@ impl Worker {
     /// After a reorg a client may drop an included transaction for good; what comes after it would wait for ever. The gap
     /// is filled with transfers to ourselves. The dropped transaction is never sent again: on the new fork its job id can
     /// be another prompt's, and whatever is still wanted is asked for again.
-    async fn mend_gap(&self, spent: u64) {
+    async fn mend_gap(&mut self, spent: u64) {
         let Some((first, pending)) = self.pending.first_key_value() else { return };
         let settling = pending.last_sent.elapsed() < self.config.poll * 8;
         if *first <= spent || *first - spent > MAX_GAP || settling {
+            return;
+        }
+        if self.mended.is_some_and(|(nonce, at)| nonce == spent && at.elapsed() < self.config.stuck_after) {
             return;
         }
         // Of the lane's class, or the pool refuses it: a blob lane's filler carries the blob of the one that waits.
@@ -307,8 +312,10 @@ impl Worker {
             sidecar: pending.spec.sidecar.clone(),
             gas_limit: Some(TRANSFER_GAS),
         };
+        let gap = spent..*first;
         let Ok(fees) = self.fees().await else { return };
-        for nonce in spent..*first {
+        self.mended = Some((spent, Instant::now()));
+        for nonce in gap {
             let terms = Terms { chain_id: self.client.chain_id(), nonce, gas_limit: TRANSFER_GAS, fees };
             let Ok((_, raw)) = sign(&filler, terms, &self.signer) else { return };
             match self.client.send_raw_transaction(raw).await {
