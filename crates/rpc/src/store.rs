@@ -768,7 +768,7 @@ mod tests {
         assert_eq!((kept(&store), store.terminal(B256::with_last_byte(7)).unwrap()), before);
         assert_eq!(cursors(write(&store, vec![chunk(7, 1, 9), chunk(7, 2, 9)])), [(1, false), (3, true)]);
         let terminal = before.1.unwrap();
-        assert_eq!(store.uncompared().unwrap(), [terminal.clone()]);
+        assert_eq!(store.uncompared().unwrap(), std::slice::from_ref(&terminal));
         store.mark_compared(&[terminal.subject]).unwrap();
         assert!(store.uncompared().unwrap().is_empty());
     }

@@ -150,7 +150,7 @@ pub struct AuthorizationRequest {
 }
 
 /// Proof that the caller is the account it speaks for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum CallerProof {
     /// A login token.
@@ -165,6 +165,17 @@ pub enum CallerProof {
         /// Unix seconds; not in the past and at most ten minutes ahead.
         expiry: u64,
     },
+}
+
+impl std::fmt::Debug for CallerProof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Token { .. } => f.write_str("Token(..)"),
+            Self::Signature { expiry, .. } => {
+                f.debug_struct("Signature").field("expiry", expiry).finish_non_exhaustive()
+            }
+        }
+    }
 }
 
 /// What `createSession` needs besides the keys.
@@ -214,7 +225,7 @@ impl std::fmt::Debug for Login {
 pub struct PublishedBlob {
     /// The blob's versioned hash: the argument of `submitJob`.
     pub versioned_hash: B256,
-    /// The type-3 transaction, in the pool when this is returned.
+    /// The type-3 transaction, included in a block when this is returned.
     pub transaction_hash: TxHash,
     /// What the account may still publish in the current quota period.
     pub quota_left: u64,
