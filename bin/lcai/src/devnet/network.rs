@@ -89,6 +89,8 @@ pub struct Devnet {
     deployment: Deployment,
     chain: EmbeddedChain,
     node: Node,
+    /// `eth_*` alone, for the node itself.
+    client: RpcHandle,
     server: RpcHandle,
     workers: Vec<WorkerHandle>,
     url: String,
@@ -151,6 +153,7 @@ impl Devnet {
             accounts,
             chain,
             node,
+            client: eth,
             server,
             workers: Vec::new(),
             url,
@@ -261,6 +264,7 @@ impl Devnet {
         }
         self.server.stop();
         self.node.stop().await;
+        self.client.stop();
         self.chain.shutdown().await;
     }
 }
