@@ -204,7 +204,10 @@ impl DispatchCore {
                 Some(Ok(output)) => answers.push(output.clone()),
                 Some(Err(_)) => return Ok(()),
                 None => {
-                    return Err(CoreError::MissingRead { number: block.number, what: "AIConfig parameters".into() });
+                    return Err(CoreError::MissingRead {
+                        number: block.number,
+                        what: "AIConfig parameters".into(),
+                    });
                 }
             }
         }
@@ -310,20 +313,28 @@ impl DispatchCore {
                 });
             }
             None => {
-                let create_transaction = find_transaction(block, &self.config.deployment, id, &[
-                    JobRegistry::SessionCreated::SIGNATURE_HASH,
-                    JobRegistry::SessionAdopted::SIGNATURE_HASH,
-                ]);
-                self.sessions.insert(session_id, Session {
-                    user: session.user,
-                    model_id: ModelId(session.modelId),
-                    worker: session.worker,
-                    status,
-                    jobs: Vec::new(),
-                    create_transaction: create_transaction.unwrap_or_default(),
-                    created_in: block.block_ref(),
-                    last_activity: block.timestamp,
-                });
+                let create_transaction = find_transaction(
+                    block,
+                    &self.config.deployment,
+                    id,
+                    &[
+                        JobRegistry::SessionCreated::SIGNATURE_HASH,
+                        JobRegistry::SessionAdopted::SIGNATURE_HASH,
+                    ],
+                );
+                self.sessions.insert(
+                    session_id,
+                    Session {
+                        user: session.user,
+                        model_id: ModelId(session.modelId),
+                        worker: session.worker,
+                        status,
+                        jobs: Vec::new(),
+                        create_transaction: create_transaction.unwrap_or_default(),
+                        created_in: block.block_ref(),
+                        last_activity: block.timestamp,
+                    },
+                );
                 self.expire(block, Expiring::Session(session_id));
             }
         }
@@ -335,7 +346,8 @@ impl DispatchCore {
         let call = job_call(&self.config.deployment, id);
         let Some(record) = Self::read::<JobRegistry::getJobCall>(block, &call)? else { return Ok(()) };
         let Ok(state) = JobState::try_from(record.state) else { return Ok(()) };
-        let transaction = |signatures: &[B256]| find_transaction(block, &self.config.deployment, id, signatures);
+        let transaction =
+            |signatures: &[B256]| find_transaction(block, &self.config.deployment, id, signatures);
         let submit = transaction(&[JobRegistry::JobSubmitted::SIGNATURE_HASH]);
         let acknowledge = transaction(&[JobRegistry::JobAcknowledged::SIGNATURE_HASH]);
         let complete = transaction(&[JobRegistry::JobCompleted::SIGNATURE_HASH]);
@@ -413,8 +425,11 @@ impl DispatchCore {
             return;
         }
         self.workers.update(&after.worker, |worker| {
-            worker.open_jobs =
-                if was_open { worker.open_jobs.saturating_sub(1) } else { worker.open_jobs.saturating_add(1) };
+            worker.open_jobs = if was_open {
+                worker.open_jobs.saturating_sub(1)
+            } else {
+                worker.open_jobs.saturating_add(1)
+            };
         });
     }
 
@@ -488,12 +503,8 @@ impl DispatchCore {
     }
 
     fn forget_expired(&mut self, block: &FeedBlock) {
-        let due: Vec<_> = self
-            .expiries
-            .iter()
-            .map(|(key, _)| *key)
-            .take_while(|(at, _)| *at < block.timestamp)
-            .collect();
+        let due: Vec<_> =
+            self.expiries.iter().map(|(key, _)| *key).take_while(|(at, _)| *at < block.timestamp).collect();
         for key in due {
             self.expiries.remove(&key);
             match key.1 {
@@ -511,7 +522,9 @@ impl DispatchCore {
     /// A session is kept while it was active within the retention period.
     fn forget_session(&mut self, block: &FeedBlock, id: SessionId) {
         let keep = self.params().map_or(u64::MAX, |p| p.blob_retention_period);
-        let Some(until) = self.sessions.get(&id).map(|s| s.last_activity.saturating_add(keep)) else { return };
+        let Some(until) = self.sessions.get(&id).map(|s| s.last_activity.saturating_add(keep)) else {
+            return;
+        };
         if until < block.timestamp {
             self.sessions.remove(&id);
         } else {
@@ -530,7 +543,12 @@ const SETTLING_EVENTS: [B256; 5] = [
 ];
 
 /// The transaction whose log has one of the signatures and the id as its first topic.
-fn find_transaction(block: &FeedBlock, deployment: &Deployment, id: U256, signatures: &[B256]) -> Option<B256> {
+fn find_transaction(
+    block: &FeedBlock,
+    deployment: &Deployment,
+    id: U256,
+    signatures: &[B256],
+) -> Option<B256> {
     let id = B256::from(id);
     block
         .logs
@@ -551,7 +569,8 @@ impl Extension for DispatchCore {
     fn apply(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
         self.time.insert(0, block.timestamp);
         let mut touched = Touched::of(block, &self.config.deployment);
-        let configured = params_calls(&self.config.deployment).first().is_some_and(|call| block.read(call).is_some());
+        let configured =
+            params_calls(&self.config.deployment).first().is_some_and(|call| block.read(call).is_some());
         if self.params().is_none() && configured {
             touched.config = true;
             touched.models.extend(self.config.known_models.iter().copied());

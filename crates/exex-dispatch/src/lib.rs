@@ -19,6 +19,6 @@ pub use keeper::{KEEPER_ACTIONS, KeeperHandler};
 pub use plan::DispatchPlan;
 pub use records::{Job, Model, Session, Worker, WorkerHealth};
 pub use service::{
-    AUTHORIZATION_LIFETIME_SECONDS, AuthorizationFields, Candidate, DispatchService, DispatchServiceConfig, Grant, Offer,
-    WRAPPED_KEY_LEN,
+    AUTHORIZATION_LIFETIME_SECONDS, AuthorizationFields, Candidate, DispatchService, DispatchServiceConfig,
+    Grant, Offer, WRAPPED_KEY_LEN,
 };

@@ -136,7 +136,9 @@ pub struct DispatchService {
 
 impl std::fmt::Debug for DispatchService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DispatchService").field("can_authorize", &self.can_authorize()).finish_non_exhaustive()
+        f.debug_struct("DispatchService")
+            .field("can_authorize", &self.can_authorize())
+            .finish_non_exhaustive()
     }
 }
 
@@ -175,7 +177,8 @@ impl DispatchService {
         let nonce = self.nonce(user).await?;
         let (at, drawn) = self.draw(user, nonce, model)?;
         let key = pin_key(user, model, nonce);
-        let pinned = self.pinned(key).await?.filter(|pin| drawn.candidates.iter().any(|c| c.worker == pin.worker));
+        let pinned =
+            self.pinned(key).await?.filter(|pin| drawn.candidates.iter().any(|c| c.worker == pin.worker));
         let worker = match pinned {
             Some(pin) => pin.worker,
             None => {
@@ -204,7 +207,9 @@ impl DispatchService {
     /// Signs an authorization. The caller has been proven to be `fields.user` before.
     pub async fn authorize(&self, fields: &AuthorizationFields) -> Result<Grant, DispatchError> {
         let Some(signer) = &self.config.dispatcher else {
-            return Err(DispatchError::Unavailable("this node has no dispatcher key and signs no sessions".into()));
+            return Err(DispatchError::Unavailable(
+                "this node has no dispatcher key and signs no sessions".into(),
+            ));
         };
         check_keys(fields, !self.config.disputer_encryption_key.is_empty())?;
         self.model(fields.model_id)?;
@@ -238,8 +243,9 @@ impl DispatchService {
     /// Takes a worker's heartbeat: checked, journaled, applied.
     pub async fn heartbeat(&self, heartbeat: Heartbeat, signature: &[u8]) -> Result<(), DispatchError> {
         let domain = eip712::domain(self.config.deployment.chain_id, self.config.deployment.job_registry);
-        let signer = lcai_crypto::recover_typed(heartbeat.signing_hash(&domain), signature)
-            .map_err(|e| DispatchError::Unauthorized(format!("the heartbeat's signature is malformed: {e}")))?;
+        let signer = lcai_crypto::recover_typed(heartbeat.signing_hash(&domain), signature).map_err(|e| {
+            DispatchError::Unauthorized(format!("the heartbeat's signature is malformed: {e}"))
+        })?;
         if signer != heartbeat.worker {
             return Err(DispatchError::Unauthorized(format!(
                 "the heartbeat names {} but is signed by {signer}",
@@ -258,9 +264,7 @@ impl DispatchService {
         if !registered {
             return Err(DispatchError::Unauthorized(format!("{signer} is not a registered worker")));
         }
-        if known.is_some_and(|k| {
-            (heartbeat.sent_at, heartbeat.sequence) <= (k.last_heartbeat, k.sequence)
-        }) {
+        if known.is_some_and(|k| (heartbeat.sent_at, heartbeat.sequence) <= (k.last_heartbeat, k.sequence)) {
             return Err(DispatchError::Stale("a newer heartbeat of this worker is known already".into()));
         }
         let health = WorkerHealth {
@@ -325,7 +329,9 @@ impl DispatchService {
         if eligible {
             return Ok(());
         }
-        Err(DispatchError::Refused(format!("worker {worker} is not eligible for the model; request the session again")))
+        Err(DispatchError::Refused(format!(
+            "worker {worker} is not eligible for the model; request the session again"
+        )))
     }
 
     /// What was drawn before for the same (user, model, nonce): a signed authorization's pin, or an offer.
@@ -415,8 +421,9 @@ fn draw_worker(
     nonce: U256,
     model: ModelId,
 ) -> Result<Drawn, DispatchError> {
-    let params =
-        core.params().ok_or_else(|| DispatchError::Internal("AIConfig's parameters are not known yet".into()))?;
+    let params = core
+        .params()
+        .ok_or_else(|| DispatchError::Internal("AIConfig's parameters are not known yet".into()))?;
     let stake_cap = params.min_worker_stake.saturating_mul(U256::from(STAKE_CAP_IN_MINIMUMS));
     let now = unix_now();
     let candidates: Vec<Candidate> = core
@@ -455,7 +462,9 @@ fn check_keys(fields: &AuthorizationFields, escrow: bool) -> Result<(), Dispatch
         return Ok(());
     }
     let or_empty = if escrow { "" } else { " or none" };
-    Err(DispatchError::Refused(format!("encDisputerKey has {disputer} bytes, expected {WRAPPED_KEY_LEN}{or_empty}")))
+    Err(DispatchError::Refused(format!(
+        "encDisputerKey has {disputer} bytes, expected {WRAPPED_KEY_LEN}{or_empty}"
+    )))
 }
 
 fn pin_key(user: Address, model: ModelId, nonce: U256) -> B256 {
