@@ -35,7 +35,8 @@ pub use extension::{Effects, Extension, ReadPlan};
 pub use feed::{FeedConfig, FeedError, FeedState, FeedWriter, Watchdog, WatchdogConfig};
 pub use host::{CanonicalHashes, HostClient, HostNotification, HostNotifier, Receipt, TransactionRequest};
 pub use journal::{
-    EffectState, FORMAT_VERSION, FeedStep, Journal, JournalError, JournalIdentity, PutOutcome, Records,
+    EffectState, FORMAT_VERSION, FeedStep, Journal, JournalError, JournalIdentity, KeyValue, PutOutcome,
+    Records,
 };
 pub use lane::{LaneClass, LaneConfig, LaneError, Sent, TxLane, TxSpec};
 pub use runner::{BlockEvent, ExtensionHandle, ExtensionRunner, RunnerConfig, RunnerError};

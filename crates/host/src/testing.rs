@@ -72,6 +72,8 @@ struct Chain {
     receipts: HashMap<B256, BlockRef>,
     finished: Vec<BlockRef>,
     failures: Vec<HostError>,
+    /// How many more answers to sent transactions get lost.
+    lost_answers: u32,
 }
 
 struct Inner {
@@ -109,6 +111,7 @@ impl ScriptedHost {
             receipts: HashMap::new(),
             finished: Vec::new(),
             failures: Vec::new(),
+            lost_answers: 0,
         };
         let host = Self(Arc::new(Inner {
             chain_id,
@@ -142,6 +145,11 @@ impl ScriptedHost {
     pub fn fail_next(&self, error: HostError) {
         self.0.chain.lock().failures.push(error);
         self.announce();
+    }
+
+    /// Takes the next transactions but lets the answers get lost.
+    pub fn lose_answers(&self, count: u32) {
+        self.0.chain.lock().lost_answers = count;
     }
 
     /// Adds a block.
@@ -410,8 +418,19 @@ impl HostClient for ScriptedHost {
             Decodable2718::decode_2718(&mut transaction.as_ref());
         let hash = decoded.map_or_else(|_| keccak256(&transaction), |decoded| *decoded.hash());
         let mut chain = self.0.chain.lock();
-        chain.sent.push(transaction);
-        chain.pool.push(hash);
+        if chain.receipts.contains_key(&hash) {
+            let method = "eth_sendRawTransaction".into();
+            return Err(HostError::Rejected { method, code: -32000, message: "nonce too low".into() });
+        }
+        // A transaction the pool knows is no second one.
+        if !chain.pool.contains(&hash) {
+            chain.sent.push(transaction);
+            chain.pool.push(hash);
+        }
+        if let Some(left) = chain.lost_answers.checked_sub(1) {
+            chain.lost_answers = left;
+            return Err(HostError::Unreachable("the answer got lost".into()));
+        }
         Ok(hash)
     }
 

@@ -4,6 +4,7 @@ use super::{
     Journal, JournalError, codec,
     effects::{EffectsView, EmitUndo},
     feed::FeedView,
+    records::KeyValue,
 };
 use crate::{BlockRef, FeedBlock, Intent, RawChange};
 use alloy_primitives::B256;
@@ -147,7 +148,7 @@ impl Journal {
     }
 
     /// Every row of one table.
-    pub(crate) fn rows(&self, name: &str, table: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
+    pub(crate) fn rows(&self, name: &str, table: &str) -> Result<Vec<KeyValue>, JournalError> {
         let rows = self.read()?.open_table(ROWS)?;
         let mut found = Vec::new();
         for row in rows.range((name, table, [].as_slice())..)? {

@@ -18,7 +18,7 @@ pub use effects::EffectState;
 pub(crate) use effects::{Ending, OpenEffect};
 pub(crate) use extension::{BlockChanges, ExtensionTxn, InputChanges, TableChanges, TableWriter};
 pub use feed::FeedStep;
-pub use records::{PutOutcome, Records};
+pub use records::{KeyValue, PutOutcome, Records};
 
 use crate::BlockRef;
 use alloy_primitives::{Address, B256};

@@ -11,6 +11,9 @@ pub(super) fn create_tables(txn: &WriteTransaction) -> Result<(), JournalError> 
     Ok(())
 }
 
+/// A key and its value.
+pub type KeyValue = (Vec<u8>, Vec<u8>);
+
 /// What [`Records::put_if_absent`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutOutcome {
@@ -83,7 +86,7 @@ impl Records {
     }
 
     /// Every record whose key starts with the prefix, in key order.
-    pub fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
+    pub fn scan(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, JournalError> {
         let table = self.journal.read()?.open_table(RECORDS)?;
         let mut found = Vec::new();
         for row in table.range((self.name, prefix)..)? {

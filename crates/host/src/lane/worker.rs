@@ -45,6 +45,15 @@ pub(super) struct Worker {
     mended: Option<(u64, Instant)>,
 }
 
+/// A transaction the pool took.
+struct Submitted {
+    nonce: u64,
+    gas_limit: u64,
+    fees: Fees,
+    hash: B256,
+    raw: Bytes,
+}
+
 /// What to do about a refusal.
 enum Refusal {
     /// Ask the node for the nonce again.
@@ -82,7 +91,7 @@ impl Worker {
 
     async fn begin(&mut self, job: Job) {
         match self.submit(&job.spec).await {
-            Ok((nonce, gas_limit, fees, hash, raw)) => {
+            Ok(Submitted { nonce, gas_limit, fees, hash, raw }) => {
                 let now = Instant::now();
                 let pending = Pending {
                     spec: job.spec,
@@ -103,34 +112,38 @@ impl Worker {
         }
     }
 
-    /// Estimates, prices, signs and sends.
-    async fn submit(&self, spec: &TxSpec) -> Result<(u64, u64, Fees, B256, Bytes), LaneError> {
+    /// Estimates, prices, signs and sends. After an answer that got lost the very same bytes are sent again: with another
+    /// nonce the transaction could happen twice.
+    async fn submit(&self, spec: &TxSpec) -> Result<Submitted, LaneError> {
         let gas_limit = self.gas_limit(spec).await?;
         let mut fees = self.fees().await?;
+        let mut nonce = self.next_nonce().await?;
         let mut backoff = Backoff::new(self.config.poll, Duration::from_secs(5));
-        let mut tries = 0;
-        loop {
-            let nonce = self.next_nonce().await?;
+        let mut unanswered = None;
+        for _ in 0..MAX_TRIES {
             let terms = Terms { chain_id: self.client.chain_id(), nonce, gas_limit, fees };
             let (hash, raw) = sign(spec, terms, &self.signer)?;
-            let Err(error) = self.client.send_raw_transaction(raw.clone()).await else {
-                return Ok((nonce, gas_limit, fees, hash, raw));
-            };
-            tries += 1;
-            let refusal = self.explain(error);
-            if let Refusal::Final(error) = refusal {
-                return Err(error);
+            let submitted = Submitted { nonce, gas_limit, fees, hash, raw: raw.clone() };
+            let Err(error) = self.client.send_raw_transaction(raw).await else { return Ok(submitted) };
+            if error.is_transient() {
+                unanswered = Some(hash);
             }
-            if tries >= MAX_TRIES {
-                return Err(LaneError::Host(HostError::Unreachable(format!(
-                    "transaction refused {tries} times"
-                ))));
-            }
-            if matches!(refusal, Refusal::Fee) {
-                fees = self.raised(fees)?;
+            match self.explain(error) {
+                Refusal::Final(error) => return Err(error),
+                Refusal::Wait => {}
+                // Of the bytes that got no answer, this says that they were taken.
+                _ if unanswered == Some(hash) => return Ok(submitted),
+                Refusal::Nonce => nonce = self.next_nonce().await?,
+                Refusal::Fee => fees = self.raised(fees)?,
             }
             tokio::time::sleep(backoff.next()).await;
         }
+        Err(match unanswered {
+            Some(hash) => LaneError::NotIncluded { hash },
+            None => {
+                HostError::Unreachable(format!("the node refused a transaction {MAX_TRIES} times")).into()
+            }
+        })
     }
 
     async fn gas_limit(&self, spec: &TxSpec) -> Result<u64, LaneError> {

@@ -20,18 +20,31 @@ fn block(orders: &[Order]) -> BlockContent {
     BlockContent::logs(orders.iter().map(|order| order.log()).collect())
 }
 
+/// What a handler was called with.
+struct Attempt {
+    intent: Intent,
+    number: u32,
+    interrupted: bool,
+    previous: Option<Vec<u8>>,
+}
+
 /// Answers from a script, `Done` when it is over, and remembers what it was called with.
 #[derive(Default)]
 struct Scripted {
     script: Mutex<VecDeque<Box<dyn FnOnce() -> EffectOutcome + Send>>>,
-    calls: Mutex<Vec<(Intent, u32, bool, Option<Vec<u8>>)>>,
+    calls: Mutex<Vec<Attempt>>,
     gate: Option<tokio::sync::Semaphore>,
 }
 
 #[async_trait]
 impl EffectHandler for Scripted {
     async fn execute(&self, intent: &Intent, context: EffectContext) -> EffectOutcome {
-        let call = (intent.clone(), context.attempt, context.interrupted, context.previous);
+        let call = Attempt {
+            intent: intent.clone(),
+            number: context.attempt,
+            interrupted: context.interrupted,
+            previous: context.previous,
+        };
         let number = {
             let mut calls = self.calls.lock();
             calls.push(call);
@@ -191,8 +204,8 @@ async fn happen_again_with_what_they_left_behind() {
     eventually("a repetition", || setup.state(order(4)) == Some(EffectState::Done(vec![2]))).await;
     let calls = setup.handler.calls.lock();
     assert_eq!(calls.len(), 2);
-    assert_eq!(calls[1].3, Some(vec![1]));
-    assert!(!calls[1].2);
+    assert_eq!(calls[1].previous, Some(vec![1]));
+    assert!(!calls[1].interrupted);
 }
 
 #[tokio::test]
@@ -227,7 +240,7 @@ async fn retries_panics_and_late_ones() {
     setup.settle().await;
     eventually("the end", || setup.state(order(0)) == Some(EffectState::Dropped("no longer wanted".into())))
         .await;
-    let attempts: Vec<u32> = setup.handler.calls.lock().iter().map(|call| call.1).collect();
+    let attempts: Vec<u32> = setup.handler.calls.lock().iter().map(|call| call.number).collect();
     assert_eq!(attempts, vec![0, 1, 2]);
 
     // Asked anew after it was given up: tried again.
@@ -306,7 +319,7 @@ async fn a_crash_in_between_is_told_to_the_handler() {
         matches!(setup.handle.effect_by_id(effect_id(order(0))).unwrap(), Some(EffectState::Done(_)))
     })
     .await;
-    let interrupted: Vec<bool> = setup.handler.calls.lock().iter().map(|call| call.2).collect();
+    let interrupted: Vec<bool> = setup.handler.calls.lock().iter().map(|call| call.interrupted).collect();
     assert_eq!(interrupted, vec![false, true]);
     again.abort();
 }
@@ -322,7 +335,7 @@ async fn old_finished_ones_are_forgotten() {
     txn.commit().unwrap();
     assert_eq!(setup.state(order(0)), None);
     assert_eq!(setup.state(order(3)), Some(EffectState::Pending), "open ones stay");
-    let intent = setup.handler.calls.lock()[0].0.clone();
+    let intent = setup.handler.calls.lock()[0].intent.clone();
     setup.journal.finish_effect("ledger", &intent, Ending::Dropped("x".into())).unwrap();
     assert_eq!(setup.state(order(0)), Some(EffectState::Withdrawn));
 }
