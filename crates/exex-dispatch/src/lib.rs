@@ -4,7 +4,7 @@
 //! [`DispatchService`] answers "who serves this session" and signs for it; [`KeeperHandler`] performs the duties that
 //! anyone may perform and that earn a bounty.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod core;
 mod error;
@@ -12,6 +12,8 @@ mod keeper;
 mod plan;
 mod records;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use core::{DispatchConfig, DispatchCore};
 pub use error::DispatchError;

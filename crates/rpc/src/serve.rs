@@ -11,7 +11,7 @@ use jsonrpsee::{
         middleware::{Batch, Notification, Request, RpcServiceBuilder, RpcServiceT},
     },
     server::{
-        BatchRequestConfig, HttpRequest, PingConfig, Server, ServerConfig, ServerHandle, StopHandle,
+        BatchRequestConfig, HttpRequest, PingConfig, RandomStringIdProvider, Server, ServerConfig, ServerHandle, StopHandle,
         serve_with_graceful_shutdown, stop_channel, ws::is_upgrade_request,
     },
     types::{ErrorObjectOwned, Id},
@@ -77,6 +77,8 @@ impl ServerLimits {
             .set_batch_request_config(BatchRequestConfig::Limit(self.max_batch))
             .set_message_buffer_capacity(self.message_buffer)
             .enable_ws_ping(ping)
+            // Ethereum clients expect subscription ids as strings.
+            .set_id_provider(RandomStringIdProvider::new(32))
             .build()
     }
 }
