@@ -19,6 +19,8 @@ mod prompts;
 mod registration;
 mod store;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use crate::core::{

@@ -25,7 +25,10 @@ use lcai_primitives::{
     ids::ModelId,
 };
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{OnceCell, watch},
+    time::sleep,
+};
 
 /// The first start looks this many blocks back for jobs that wait already: within the state every client keeps.
 const LOOK_BACK: u64 = 100;
@@ -176,6 +179,8 @@ impl Worker {
             models: models.clone(),
             main: TxLane::new(Arc::clone(&host), account.clone()),
             blobs: TxLane::blob(Arc::clone(&host), config.keys.blob.clone()),
+            ack_depth: config.ack_depth,
+            atomic: OnceCell::new(),
             form: PoolForm::default(),
             load: InferenceLoad::new(config.parallel),
             // Every job has up to four effects, and most of them wait for the same answer.

@@ -269,6 +269,7 @@ impl WorkerCore {
             state: JobState::Submitted,
             submitted_in: block.block_ref(),
             deadline,
+            acknowledged_in: None,
             completed: None,
         };
         self.jobs.insert(id, row);
@@ -317,6 +318,7 @@ impl WorkerCore {
         let deadline = seconds(on_chain.deadline);
         let Some(subject) = self.jobs.update(&id, |row| {
             row.state = JobState::Acknowledged;
+            row.acknowledged_in = Some(block.number);
             row.deadline = deadline;
             row.subject
         }) else {

@@ -40,6 +40,8 @@ pub struct JobRow {
     pub submitted_in: BlockRef,
     /// Unix seconds by which the next step is due.
     pub deadline: u64,
+    /// Block of its acknowledgement, once it has one.
+    pub acknowledged_in: Option<u64>,
     /// Its answer, once it has one.
     pub completed: Option<Completion>,
 }

@@ -1,159 +1,14 @@
-//! The core over a small model of JobRegistry: sessions and jobs per block, with events and reads as the contract gives.
+//! The core over a small model of JobRegistry.
 
 use super::*;
-use alloy_primitives::{address, keccak256};
-use alloy_sol_types::{SolEvent, SolValue};
+use crate::testing::{
+    COMPLETION_TIMEOUT, DISPUTE_WINDOW, ME, OTHER, Registry, Tx, complete, deployment, prompt,
+};
+use alloy_primitives::keccak256;
 use lcai_host::{Intent, RawChange, ReadPlan, StateRead};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
 
-const ME: Address = address!("00000000000000000000000000000000000000a1");
-const OTHER: Address = address!("00000000000000000000000000000000000000a2");
-const USER: Address = address!("00000000000000000000000000000000000000b1");
-const ACK_TIMEOUT: u64 = 90;
-const COMPLETION_TIMEOUT: u64 = 120;
-const DISPUTE_WINDOW: u64 = 30;
 const BLOCK_TIME: u64 = 2;
-
-fn deployment() -> Deployment {
-    Deployment {
-        chain_id: 8200,
-        worker_registry: Address::repeat_byte(1),
-        ai_config: Address::repeat_byte(2),
-        job_registry: Address::repeat_byte(3),
-        session_manager: None,
-        reputation_registry: None,
-    }
-}
-
-/// Something a block's transaction does.
-#[derive(Debug, Clone)]
-enum Tx {
-    Create { worker: Address },
-    Submit { session: u64, prompt: u8 },
-    Acknowledge { job: u64 },
-    Complete { job: u64, answer: u8 },
-    Dispute { job: u64 },
-    Resolve { job: u64, guilty: bool },
-    Release { job: u64 },
-    TimeOut { job: u64 },
-}
-
-#[derive(Clone, Default)]
-struct Registry {
-    sessions: BTreeMap<u64, contracts::Session>,
-    jobs: BTreeMap<u64, contracts::Job>,
-}
-
-impl Registry {
-    /// Executes a transaction; its log, unless it reverts.
-    fn run(&mut self, tx: &Tx, number: u64, now: u64) -> Option<(Vec<B256>, Bytes)> {
-        match *tx {
-            Tx::Create { worker } => {
-                let id = self.sessions.len() as u64 + 1;
-                let session = contracts::Session {
-                    user: USER,
-                    modelId: B256::repeat_byte(9),
-                    worker,
-                    encWorkerKey: vec![id as u8; 125].into(),
-                    ..Default::default()
-                };
-                let event = JobRegistry::SessionCreated {
-                    sessionId: U256::from(id),
-                    user: USER,
-                    modelId: session.modelId,
-                    worker,
-                    encWorkerKey: session.encWorkerKey.clone(),
-                    encDisputerKey: Bytes::new(),
-                };
-                self.sessions.insert(id, session);
-                Some(parts(&event))
-            }
-            Tx::Submit { session, prompt } => {
-                let worker = self.sessions.get(&session)?.worker;
-                let id = self.jobs.len() as u64 + 1;
-                let job = contracts::Job {
-                    sessionId: U256::from(session),
-                    worker,
-                    escrowedFee: U256::from(100),
-                    promptBlobHash: B256::repeat_byte(prompt),
-                    deadline: U256::from(now + ACK_TIMEOUT),
-                    submitBlockNumber: U256::from(number),
-                    ..Default::default()
-                };
-                self.jobs.insert(id, job);
-                let (job_id, session_id) = (U256::from(id), U256::from(session));
-                Some(parts(&JobRegistry::JobSubmitted { jobId: job_id, sessionId: session_id, worker }))
-            }
-            Tx::Acknowledge { job } => {
-                let record = self.jobs.get_mut(&job).filter(|j| j.state == 0)?;
-                record.state = 1;
-                record.deadline = U256::from(now + COMPLETION_TIMEOUT);
-                Some(parts(&JobRegistry::JobAcknowledged { jobId: U256::from(job), worker: record.worker }))
-            }
-            Tx::Complete { job, answer } => {
-                let record = self.jobs.get_mut(&job).filter(|j| j.state == 1)?;
-                record.state = 2;
-                Some(parts(&JobRegistry::JobCompleted {
-                    jobId: U256::from(job),
-                    worker: record.worker,
-                    responseBlobHash: B256::repeat_byte(answer),
-                    responseCiphertextHash: keccak256([answer]),
-                }))
-            }
-            Tx::Dispute { job } => {
-                self.jobs.get_mut(&job).filter(|j| j.state == 2)?.state = 4;
-                Some(parts(&JobRegistry::DisputeCreated { jobId: U256::from(job), disputer: USER }))
-            }
-            Tx::Resolve { job, guilty } => {
-                self.jobs.get_mut(&job).filter(|j| j.state == 4)?.state = 5;
-                let event = JobRegistry::DisputeResolved {
-                    jobId: U256::from(job),
-                    workerGuilty: guilty,
-                    similarityScore: U256::ZERO,
-                };
-                Some(parts(&event))
-            }
-            Tx::Release { job } => {
-                self.jobs.get_mut(&job).filter(|j| j.state == 2 || j.state == 5)?.state = 6;
-                let event = JobRegistry::JobReleased {
-                    jobId: U256::from(job),
-                    workerShare: U256::from(80),
-                    protocolShare: U256::from(15),
-                    feePoolShare: U256::from(5),
-                };
-                Some(parts(&event))
-            }
-            Tx::TimeOut { job } => {
-                let record = self.jobs.get_mut(&job).filter(|j| j.state < 2)?;
-                record.state = 3;
-                let (job_id, worker) = (U256::from(job), record.worker);
-                Some(parts(&JobRegistry::JobTimedOut { jobId: job_id, worker, slashAmount: U256::ZERO }))
-            }
-        }
-    }
-
-    fn call(&self, call: &Call) -> Option<Bytes> {
-        if let Ok(call) = JobRegistry::getJobCall::abi_decode(&call.input) {
-            return Some(self.jobs.get(&u64::try_from(call.jobId).ok()?)?.abi_encode().into());
-        }
-        if let Ok(call) = JobRegistry::getSessionCall::abi_decode(&call.input) {
-            return Some(self.sessions.get(&u64::try_from(call.sessionId).ok()?)?.abi_encode().into());
-        }
-        let index = ChainParams::calls().iter().position(|(_, input)| *input == *call.input)?;
-        Some(match index {
-            0 => U256::from(ACK_TIMEOUT).abi_encode(),
-            1 => U256::from(COMPLETION_TIMEOUT).abi_encode(),
-            2 => U256::from(DISPUTE_WINDOW).abi_encode(),
-            _ => U256::from(1).abi_encode(),
-        })
-        .map(Into::into)
-    }
-}
-
-fn parts(event: &impl SolEvent) -> (Vec<B256>, Bytes) {
-    (event.encode_topics().into_iter().map(|topic| topic.0).collect(), event.encode_data().into())
-}
 
 /// A chain of the model with a core that follows it, undo included.
 struct Net {
@@ -276,7 +131,7 @@ fn task<T: serde::de::DeserializeOwned>(intent: &Intent) -> T {
 fn a_job_goes_from_submission_to_payment() {
     let mut net = Net::new();
     net.mine(&[Tx::Create { worker: ME }]);
-    let asked = net.mine(&[Tx::Submit { session: 1, prompt: 7 }]);
+    let asked = net.mine(&[Tx::Submit { session: 1, prompt: prompt(7) }]);
     assert_eq!(actions(&asked), ["infer", "acknowledge"]);
     let job: JobTask = task(&asked[1]);
     assert_eq!(job.subject.prompt_blob_hash, B256::repeat_byte(7));
@@ -294,7 +149,7 @@ fn a_job_goes_from_submission_to_payment() {
     let acknowledged: AcknowledgedTask = task(&asked[0]);
     assert_eq!(acknowledged.complete_by, net.core.now() + COMPLETION_TIMEOUT);
 
-    assert!(net.mine(&[Tx::Complete { job: 1, answer: 5 }]).is_empty());
+    assert!(net.mine(&[complete(1, 5)]).is_empty());
     assert_eq!(net.core.open_jobs(), 0);
     let mut waited = 0;
     let release = loop {
@@ -318,8 +173,8 @@ fn a_job_goes_from_submission_to_payment() {
 #[test]
 fn other_workers_jobs_are_none_of_ours() {
     let mut net = Net::new();
-    net.mine(&[Tx::Create { worker: OTHER }, Tx::Submit { session: 1, prompt: 7 }]);
-    net.mine(&[Tx::Acknowledge { job: 1 }, Tx::Complete { job: 1, answer: 1 }, Tx::Release { job: 1 }]);
+    net.mine(&[Tx::Create { worker: OTHER }, Tx::Submit { session: 1, prompt: prompt(7) }]);
+    net.mine(&[Tx::Acknowledge { job: 1 }, complete(1, 1), Tx::Release { job: 1 }]);
     assert!(net.intents.is_empty());
     assert_eq!((net.core.sessions.len(), net.core.jobs.len(), net.core.releasable.len()), (0, 0, 0));
 }
@@ -328,11 +183,11 @@ fn other_workers_jobs_are_none_of_ours() {
 fn the_history_is_what_was_there_at_submission() {
     let mut net = Net::new();
     net.mine(&[Tx::Create { worker: ME }, Tx::Create { worker: ME }]);
-    net.mine(&[Tx::Submit { session: 1, prompt: 1 }]);
+    net.mine(&[Tx::Submit { session: 1, prompt: prompt(1) }]);
     net.mine(&[Tx::Acknowledge { job: 1 }]);
-    net.mine(&[Tx::Complete { job: 1, answer: 11 }, Tx::Submit { session: 2, prompt: 9 }]);
-    net.mine(&[Tx::Submit { session: 1, prompt: 2 }]);
-    let asked = net.mine(&[Tx::Submit { session: 1, prompt: 3 }]);
+    net.mine(&[complete(1, 11), Tx::Submit { session: 2, prompt: prompt(9) }]);
+    net.mine(&[Tx::Submit { session: 1, prompt: prompt(2) }]);
+    let asked = net.mine(&[Tx::Submit { session: 1, prompt: prompt(3) }]);
     let prior = task::<JobTask>(&asked[0]).prior.unwrap();
     let expected = [
         PriorRef {
@@ -355,13 +210,13 @@ fn the_history_is_what_was_there_at_submission() {
 fn another_prompt_under_the_same_job_id_is_another_subject() {
     let mut net = Net::new();
     net.mine(&[Tx::Create { worker: ME }, Tx::Create { worker: ME }]);
-    let first = net.mine(&[Tx::Submit { session: 1, prompt: 1 }]);
+    let first = net.mine(&[Tx::Submit { session: 1, prompt: prompt(1) }]);
     net.mine(&[Tx::Acknowledge { job: 1 }]);
-    net.mine(&[Tx::Complete { job: 1, answer: 1 }]);
+    net.mine(&[complete(1, 1)]);
     net.revert(3);
     assert_eq!(net.core.open_jobs(), 0);
-    let second = net.mine(&[Tx::Submit { session: 2, prompt: 2 }]);
-    let third = net.mine(&[Tx::Submit { session: 1, prompt: 1 }]);
+    let second = net.mine(&[Tx::Submit { session: 2, prompt: prompt(2) }]);
+    let third = net.mine(&[Tx::Submit { session: 1, prompt: prompt(1) }]);
     let subjects: Vec<Subject> =
         [&first, &second, &third].iter().map(|asked| task::<JobTask>(&asked[0]).subject).collect();
     assert_eq!(subjects[0].job_id, subjects[1].job_id);
@@ -375,11 +230,11 @@ fn another_prompt_under_the_same_job_id_is_another_subject() {
 fn a_resubmission_of_the_same_transaction_is_the_same_subject() {
     let mut net = Net::new();
     net.mine(&[Tx::Create { worker: ME }]);
-    let first = net.mine(&[Tx::Submit { session: 1, prompt: 1 }]);
+    let first = net.mine(&[Tx::Submit { session: 1, prompt: prompt(1) }]);
     net.mine(&[]);
     net.revert(2);
     net.mine(&[]);
-    let again = net.mine(&[Tx::Submit { session: 1, prompt: 1 }]);
+    let again = net.mine(&[Tx::Submit { session: 1, prompt: prompt(1) }]);
     assert_eq!(first[0].id(), again[0].id());
     assert_ne!(first[0].origin, again[0].origin);
 }
@@ -389,8 +244,8 @@ fn disputed_jobs_are_released_only_when_cleared() {
     let mut net = Net::new();
     net.mine(&[Tx::Create { worker: ME }]);
     for job in [1, 2] {
-        net.mine(&[Tx::Submit { session: 1, prompt: job as u8 }]);
-        net.mine(&[Tx::Acknowledge { job }, Tx::Complete { job, answer: 1 }, Tx::Dispute { job }]);
+        net.mine(&[Tx::Submit { session: 1, prompt: prompt(job as u8) }]);
+        net.mine(&[Tx::Acknowledge { job }, complete(job, 1), Tx::Dispute { job }]);
     }
     net.intents.clear();
     for _ in 0..60 {
@@ -407,8 +262,8 @@ fn an_unanswered_release_is_asked_for_again_and_earnings_are_withdrawn() {
     let mut net = Net::new();
     net.mine(&[Tx::Create { worker: ME }]);
     for job in 1..=3 {
-        net.mine(&[Tx::Submit { session: 1, prompt: job as u8 }]);
-        net.mine(&[Tx::Acknowledge { job }, Tx::Complete { job, answer: 1 }]);
+        net.mine(&[Tx::Submit { session: 1, prompt: prompt(job as u8) }]);
+        net.mine(&[Tx::Acknowledge { job }, complete(job, 1)]);
     }
     net.intents.clear();
     for _ in 0..80 {
@@ -428,9 +283,9 @@ fn txs() -> impl Strategy<Value = Vec<Tx>> {
     let job = 1..6u64;
     let tx = prop_oneof![
         1 => prop_oneof![Just(ME), Just(OTHER)].prop_map(|worker| Tx::Create { worker }),
-        3 => (1..4u64, 0..200u8).prop_map(|(session, prompt)| Tx::Submit { session, prompt }),
+        3 => (1..4u64, 0..200u8).prop_map(|(session, byte)| Tx::Submit { session, prompt: prompt(byte) }),
         3 => job.clone().prop_map(|job| Tx::Acknowledge { job }),
-        3 => (job.clone(), 0..200u8).prop_map(|(job, answer)| Tx::Complete { job, answer }),
+        3 => (job.clone(), 0..200u8).prop_map(|(job, answer)| complete(job, answer)),
         1 => job.clone().prop_map(|job| Tx::Dispute { job }),
         1 => (job.clone(), any::<bool>()).prop_map(|(job, guilty)| Tx::Resolve { job, guilty }),
         1 => job.clone().prop_map(|job| Tx::Release { job }),

@@ -39,7 +39,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, OnceCell, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -63,6 +63,10 @@ pub(crate) struct WorkerHandler {
     pub(crate) main: TxLane,
     /// Blob transactions of the blob account.
     pub(crate) blobs: TxLane,
+    /// Blocks above the acknowledgement before anything leaves that could be held against the worker after a reorg.
+    pub(crate) ack_depth: u64,
+    /// Whether the contract takes blob and completion together; asked once.
+    pub(crate) atomic: OnceCell<bool>,
     /// The form of sidecar that the pool takes.
     pub(crate) form: PoolForm,
     pub(crate) load: InferenceLoad,
@@ -265,3 +269,6 @@ pub(crate) fn storage(error: crate::store::StoreError) -> EffectOutcome {
 pub(crate) fn unopened(error: &OpenError) -> EffectOutcome {
     if error.is_transient() { retry(500, error) } else { abandon(error) }
 }
+
+#[cfg(test)]
+mod tests;
