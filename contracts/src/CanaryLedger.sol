@@ -5,23 +5,17 @@ import {OwnableUpgradeable} from "@openzeppelin/contracts-upgradeable/access/Own
 import {UUPSUpgradeable} from "@openzeppelin/contracts-upgradeable/proxy/utils/UUPSUpgradeable.sol";
 import {Initializable} from "@openzeppelin/contracts-upgradeable/proxy/utils/Initializable.sol";
 import {IAIConfig} from "./interfaces/IAIConfig.sol";
+import {ICanaryLedger} from "./interfaces/ICanaryLedger.sol";
 import {IJobRegistry} from "./interfaces/IJobRegistry.sol";
 
 /// @title CanaryLedger
 /// @notice Holds the disputer to its canaries: it commits to an epoch's seed before it sends the jobs made from it,
 /// and reveals seed and jobs afterwards. Whoever derives the canaries from the seed can then check that none was
 /// invented after an answer was seen.
-contract CanaryLedger is Initializable, OwnableUpgradeable, UUPSUpgradeable {
+contract CanaryLedger is Initializable, OwnableUpgradeable, UUPSUpgradeable, ICanaryLedger {
     bytes32 public constant DOMAIN = keccak256("lcai canary v1");
     /// @dev Bounds one reveal's walk over its jobs.
     uint256 public constant MAX_JOBS = 256;
-
-    struct Epoch {
-        bytes32 root;
-        uint64 committedAt;
-        uint64 revealedAt;
-        bytes32 seed;
-    }
 
     /// @dev Append only (see storage-layout/).
     struct State {
@@ -32,20 +26,6 @@ contract CanaryLedger is Initializable, OwnableUpgradeable, UUPSUpgradeable {
     }
 
     State private _s;
-
-    event CanaryCommitted(uint256 indexed epoch, bytes32 root);
-    event CanaryRevealed(uint256 indexed epoch, bytes32 seed, uint256[] jobIds);
-
-    error AlreadyCommitted(uint256 epoch);
-    error AlreadyRevealed(uint256 epoch);
-    error CanaryOlderThanCommitment(uint256 jobId);
-    error CanaryRevealedTwice(uint256 jobId);
-    error InvalidRoot();
-    error NotCommitted(uint256 epoch);
-    error NotDisputer(address caller, address expected);
-    error TooManyJobs(uint256 count, uint256 max);
-    error WrongSeed(uint256 epoch);
-    error ZeroAddress();
 
     modifier onlyDisputer() {
         address disputer = _s.aiConfig.getDisputerAddress();

@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.28;
 
-import {AIConfig} from "../../src/AIConfig.sol";
-import {CanaryLedger} from "../../src/CanaryLedger.sol";
-import {JobRegistry} from "../../src/JobRegistry.sol";
-import {ReputationRegistry} from "../../src/ReputationRegistry.sol";
-import {SessionManager} from "../../src/SessionManager.sol";
-import {WorkerRegistry} from "../../src/WorkerRegistry.sol";
 import {IJobRegistry} from "../../src/interfaces/IJobRegistry.sol";
 import {Vm} from "./Vm.sol";
-import {Roles, World} from "./World.sol";
+import {IConfig, IJobs, ILedger, IReputations, ISessions, IWorkers, IWorld, Roles} from "./Api.sol";
 
 /// @dev All contracts behind proxies, as genesis deploys them, with two workers and one user.
 abstract contract Base {
@@ -26,12 +20,12 @@ abstract contract Base {
     bytes32 internal constant PROMPT = bytes32(uint256(1) << 248 | 0x11);
     bytes32 internal constant RESPONSE = bytes32(uint256(1) << 248 | 0x22);
 
-    AIConfig internal config;
-    WorkerRegistry internal workers;
-    JobRegistry internal jobs;
-    ReputationRegistry internal reputation;
-    SessionManager internal manager;
-    CanaryLedger internal ledger;
+    IConfig internal config;
+    IWorkers internal workers;
+    IJobs internal jobs;
+    IReputations internal reputation;
+    ISessions internal manager;
+    ILedger internal ledger;
 
     address internal owner = address(0x0411);
     address internal guardian = address(0x64a4);
@@ -62,13 +56,21 @@ abstract contract Base {
 
     function deploy() internal {
         Roles memory roles = Roles(owner, dispatcher, disputer, treasury, feePool, guardian);
-        World world = World(vm.deployCode("World.sol:World", abi.encode(roles)));
-        config = world.config();
-        workers = world.workers();
-        jobs = world.jobs();
-        reputation = world.reputation();
-        manager = world.manager();
-        ledger = world.ledger();
+        IWorld world = IWorld(vm.deployCode("World.sol:World", abi.encode(roles)));
+        config = IConfig(world.config());
+        workers = IWorkers(world.workers());
+        jobs = IJobs(world.jobs());
+        reputation = IReputations(world.reputation());
+        manager = ISessions(world.manager());
+        ledger = ILedger(world.ledger());
+    }
+
+    /// @dev Printed with -vv.
+    function print(string memory what, uint256 value) internal view {
+        (bool ignored,) = 0x000000000000000000636F6e736F6c652e6c6f67.staticcall(
+            abi.encodeWithSignature("log(string,uint256)", what, value)
+        );
+        ignored;
     }
 
     /// @dev The optimiser takes the block's time for a constant within a test and moves its reads across a warp.

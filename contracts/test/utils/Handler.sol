@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.28;
 
-import {AIConfig} from "../../src/AIConfig.sol";
-import {JobRegistry} from "../../src/JobRegistry.sol";
-import {WorkerRegistry} from "../../src/WorkerRegistry.sol";
 import {IJobRegistry} from "../../src/interfaces/IJobRegistry.sol";
+import {IConfig, IJobs, IWorkers} from "./Api.sol";
 import {Base} from "./Base.sol";
 
 /// @dev A contract user that can act and refuses every transfer while told to.
@@ -32,9 +30,9 @@ contract Handler is Base {
     uint256 private _now;
 
     constructor(
-        AIConfig config_,
-        WorkerRegistry workers_,
-        JobRegistry jobs_,
+        IConfig config_,
+        IWorkers workers_,
+        IJobs jobs_,
         address owner_,
         address guardian_,
         address disputer_,

@@ -11,7 +11,19 @@ struct Log {
 interface Vm {
     function getNonce(address account) external view returns (uint64);
     function computeCreateAddress(address deployer, uint256 nonce) external pure returns (address);
+    function deployCode(string calldata artifact) external returns (address);
     function deployCode(string calldata artifact, bytes calldata args) external returns (address);
+    function setBlockhash(uint256 number, bytes32 hash) external;
+    function readFile(string calldata path) external view returns (string memory);
+    function parseJsonUint(string calldata json, string calldata key) external pure returns (uint256);
+    function parseJsonUintArray(string calldata json, string calldata key) external pure returns (uint256[] memory);
+    function parseJsonAddress(string calldata json, string calldata key) external pure returns (address);
+    function parseJsonAddressArray(string calldata json, string calldata key)
+        external
+        pure
+        returns (address[] memory);
+    function parseJsonBytes(string calldata json, string calldata key) external pure returns (bytes memory);
+    function parseJsonBytes32(string calldata json, string calldata key) external pure returns (bytes32);
     function addr(uint256 privateKey) external pure returns (address);
     function sign(uint256 privateKey, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
     function signP256(uint256 privateKey, bytes32 digest) external pure returns (bytes32 r, bytes32 s);
@@ -63,6 +75,7 @@ interface Vm {
     function assertLe(uint256 a, uint256 b) external pure;
     function assertLe(uint256 a, uint256 b, string calldata why) external pure;
     function assertLt(uint256 a, uint256 b) external pure;
+    function assertLt(uint256 a, uint256 b, string calldata why) external pure;
     function assertGe(uint256 a, uint256 b) external pure;
     function assertGt(uint256 a, uint256 b) external pure;
     function assertNotEq(address a, address b) external pure;

@@ -8,16 +8,8 @@ import {JobRegistry} from "../../src/JobRegistry.sol";
 import {ReputationRegistry} from "../../src/ReputationRegistry.sol";
 import {SessionManager} from "../../src/SessionManager.sol";
 import {WorkerRegistry} from "../../src/WorkerRegistry.sol";
+import {Roles} from "./Api.sol";
 import {Vm} from "./Vm.sol";
-
-struct Roles {
-    address owner;
-    address dispatcher;
-    address disputer;
-    address treasury;
-    address feePool;
-    address guardian;
-}
 
 /// @dev Every contract behind its proxy, as genesis deploys them. The tests create this from its artefact: importing the
 /// contracts' code into each test would compile it once more for each.
