@@ -4,7 +4,8 @@ use crate::{DispatchConfig, DispatchCore, DispatchPlan};
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::{SolCall, SolEvent, SolValue};
 use lcai_host::{
-    Call, EffectDepth, Effects, Extension, FeedBlock, FeedLog, IncludedBlob, Intent, RawChange, ReadPlan, StateRead,
+    Call, EffectDepth, Effects, Extension, FeedBlock, FeedLog, IncludedBlob, Intent, RawChange, ReadPlan,
+    StateRead,
 };
 use lcai_primitives::{
     contracts::{AIConfig, Deployment, Job, JobRegistry, JobState, Session, WorkerRegistry},
@@ -73,7 +74,10 @@ impl World {
 
     fn register(&mut self, n: u8, stake: u64) {
         self.stakes.insert(worker(n), U256::from(stake));
-        self.emit(REGISTRY, &WorkerRegistry::WorkerRegistered { worker: worker(n), encryptionPubKey: Bytes::new() });
+        self.emit(
+            REGISTRY,
+            &WorkerRegistry::WorkerRegistered { worker: worker(n), encryptionPubKey: Bytes::new() },
+        );
         self.emit(REGISTRY, &WorkerRegistry::ModelAdded { worker: worker(n), modelId: model().0 });
     }
 
@@ -85,8 +89,12 @@ impl World {
 
     fn open(&mut self, n: u8) -> u64 {
         let id = self.sessions.len() as u64;
-        let session =
-            Session { user: Address::repeat_byte(9), modelId: model().0, worker: worker(n), ..Session::default() };
+        let session = Session {
+            user: Address::repeat_byte(9),
+            modelId: model().0,
+            worker: worker(n),
+            ..Session::default()
+        };
         let event = JobRegistry::SessionCreated {
             sessionId: U256::from(id),
             user: session.user,
@@ -192,12 +200,16 @@ impl World {
         let worker = Address::from_slice(&input[16..36]);
         let selector: [u8; 4] = input[..4].try_into().unwrap();
         match selector {
-            WorkerRegistry::isWorkerRegisteredCall::SELECTOR => self.stakes.contains_key(&worker).abi_encode(),
+            WorkerRegistry::isWorkerRegisteredCall::SELECTOR => {
+                self.stakes.contains_key(&worker).abi_encode()
+            }
             WorkerRegistry::getWorkerStakeCall::SELECTOR => {
                 self.stakes.get(&worker).copied().unwrap_or_default().abi_encode()
             }
             WorkerRegistry::getWorkerEncryptionKeyCall::SELECTOR => Bytes::from_static(&[4; 65]).abi_encode(),
-            WorkerRegistry::isWorkerSuspendedCall::SELECTOR => self.suspended.contains_key(&worker).abi_encode(),
+            WorkerRegistry::isWorkerSuspendedCall::SELECTOR => {
+                self.suspended.contains_key(&worker).abi_encode()
+            }
             _ => U256::from(self.suspended.get(&worker).copied().unwrap_or_default()).abi_encode(),
         }
     }

@@ -11,8 +11,8 @@ use jsonrpsee::{
         middleware::{Batch, Notification, Request, RpcServiceBuilder, RpcServiceT},
     },
     server::{
-        BatchRequestConfig, HttpRequest, PingConfig, RandomStringIdProvider, Server, ServerConfig, ServerHandle, StopHandle,
-        serve_with_graceful_shutdown, stop_channel, ws::is_upgrade_request,
+        BatchRequestConfig, HttpRequest, PingConfig, RandomStringIdProvider, Server, ServerConfig,
+        ServerHandle, StopHandle, serve_with_graceful_shutdown, stop_channel, ws::is_upgrade_request,
     },
     types::{ErrorObjectOwned, Id},
 };
