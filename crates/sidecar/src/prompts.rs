@@ -73,13 +73,16 @@ pub(crate) struct OpenPrompt {
     prompt: Prompt,
 }
 
+/// A prompt that is opened by whoever comes first.
+type Opening = Arc<OnceCell<Arc<OpenPrompt>>>;
+
 /// Opens prompts for one worker.
 pub(crate) struct Prompts {
     deployment: Deployment,
     secret: EncryptionSecret,
     node: Arc<NodeClient>,
     host: Arc<dyn HostClient>,
-    opened: Mutex<VecDeque<(B256, Arc<OnceCell<Arc<OpenPrompt>>>)>>,
+    opened: Mutex<VecDeque<(B256, Opening)>>,
 }
 
 impl Prompts {
@@ -104,7 +107,7 @@ impl Prompts {
         self.opened.lock().retain(|(kept, _)| *kept != id);
     }
 
-    fn cell(&self, subject: B256) -> Arc<OnceCell<Arc<OpenPrompt>>> {
+    fn cell(&self, subject: B256) -> Opening {
         let mut opened = self.opened.lock();
         if let Some((_, cell)) = opened.iter().find(|(kept, _)| *kept == subject) {
             return Arc::clone(cell);

@@ -199,13 +199,13 @@ impl Registry {
             return Some(U256::from(64).abi_encode().into());
         }
         let index = ChainParams::calls().iter().position(|(_, input)| *input == *call.input)?;
-        Some(match index {
-            0 => U256::from(ACK_TIMEOUT).abi_encode(),
-            1 => U256::from(COMPLETION_TIMEOUT).abi_encode(),
-            2 => U256::from(DISPUTE_WINDOW).abi_encode(),
-            _ => U256::from(1).abi_encode(),
-        })
-        .map(Into::into)
+        let value = match index {
+            0 => ACK_TIMEOUT,
+            1 => COMPLETION_TIMEOUT,
+            2 => DISPUTE_WINDOW,
+            _ => 1,
+        };
+        Some(U256::from(value).abi_encode().into())
     }
 }
 

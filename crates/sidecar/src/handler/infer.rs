@@ -187,7 +187,7 @@ impl WorkerHandler {
 /// What became of an answer's stream.
 enum Streamed {
     /// It is on its way.
-    Chunks(Chunker),
+    Chunks(Box<Chunker>),
     /// An earlier run sent at most this many chunks; these are not followed by others.
     Before(u32),
     /// The model said nothing.
@@ -208,5 +208,6 @@ async fn stream_chunks(
         while deltas.recv().await.is_some() {}
         return Ok(Streamed::Before(before));
     }
-    Ok(Streamed::Chunks(Chunker::new(subject, key).run(first, deltas, frames).await))
+    let chunker = Chunker::new(subject, key).run(first, deltas, frames).await;
+    Ok(Streamed::Chunks(Box::new(chunker)))
 }

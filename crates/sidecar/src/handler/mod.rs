@@ -47,6 +47,9 @@ use tokio_util::sync::CancellationToken;
 /// How long an effect waits for another one before it lets the executor look again.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long an interrupted effect waits for the pool.
+const POOL_PATIENCE: Duration = Duration::from_secs(15);
+
 /// Performs the worker's effects.
 pub(crate) struct WorkerHandler {
     pub(crate) deployment: Deployment,
@@ -116,6 +119,9 @@ pub(crate) struct OnChain {
 #[async_trait]
 impl EffectHandler for WorkerHandler {
     async fn execute(&self, intent: &Intent, context: EffectContext) -> EffectOutcome {
+        if context.interrupted && sends(&intent.action) {
+            self.let_pool_settle().await;
+        }
         let result = match intent.action.as_str() {
             action::ACKNOWLEDGE => match payload::<JobTask>(intent) {
                 Ok(task) => self.acknowledge(&task).await,
@@ -151,7 +157,31 @@ impl EffectHandler for WorkerHandler {
 /// An effect's end; the early one is `Err`, so that `?` ends an effect.
 pub(crate) type Step<T = EffectOutcome> = Result<T, EffectOutcome>;
 
+/// Whether an action sends transactions.
+fn sends(action: &str) -> bool {
+    [action::ACKNOWLEDGE, action::COMPLETE, action::RELEASE, action::WITHDRAW].contains(&action)
+}
+
 impl WorkerHandler {
+    /// Before an effect is taken up again that a crash interrupted: what it may have sent is still in the pool, and the
+    /// contract's state says nothing of it until a block includes it.
+    async fn let_pool_settle(&self) {
+        let settled = async {
+            for account in [self.main.account(), self.blobs.account()] {
+                loop {
+                    let (mined, known) =
+                        (self.host.nonce(account, false).await, self.host.nonce(account, true).await);
+                    match (mined, known) {
+                        (Ok(mined), Ok(known)) if mined >= known => break,
+                        _ => tokio::time::sleep(Duration::from_millis(200)).await,
+                    }
+                }
+            }
+        };
+        // A transaction that no block ever takes is not waited for until the deadline is gone.
+        let _ = timeout(POOL_PATIENCE, settled).await;
+    }
+
     pub(crate) fn me(&self) -> Address {
         self.account.address()
     }

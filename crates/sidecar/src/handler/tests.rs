@@ -249,13 +249,12 @@ async fn a_crash_at_any_step_leads_to_one_answer() {
         let reached = events.wait_for(|count| *count >= crash_after);
         let _ = timeout(Duration::from_secs(10), reached).await;
         drop(running);
-        // What was on its way arrives while the worker is down.
-        sleep(Duration::from_millis(150)).await;
         let running = bench.start();
         bench.answered(1, 1).await;
         assert_eq!(bench.checked(1, 1), "answer to one", "crash after {crash_after}");
         sleep(Duration::from_millis(200)).await;
         assert_eq!(bench.frames.terminals().iter().map(|f| &f.payload).collect::<HashSet<_>>().len(), 1);
+        assert_eq!(bench.sim.sent(), (1, 1), "crash after {crash_after}");
         assert_eq!(running.core.halted(), None, "crash after {crash_after}");
     }
 }

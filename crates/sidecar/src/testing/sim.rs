@@ -63,6 +63,8 @@ struct Chain {
     blobs: HashMap<B256, Bytes>,
     salt: u64,
     start: u64,
+    /// Every transaction the worker sent.
+    sent: Vec<Tx>,
     /// Whether the registry has `completeJobWithBlob`.
     atomic: bool,
     /// What each block included from the pool.
@@ -88,6 +90,7 @@ impl Sim {
             blobs: HashMap::new(),
             salt: 0,
             start: crate::node::unix_now(),
+            sent: Vec::new(),
             atomic: true,
             included: Vec::new(),
         };
@@ -113,6 +116,14 @@ impl Sim {
     pub(crate) fn mine(&self, users: &[Tx]) {
         self.chain.lock().mine(users);
         self.announce();
+    }
+
+    /// How many acknowledgements and completions the worker sent.
+    pub(crate) fn sent(&self) -> (usize, usize) {
+        let chain = self.chain.lock();
+        let count = |is: fn(&Tx) -> bool| chain.sent.iter().filter(|tx| is(tx)).count();
+        let completes = |tx: &Tx| matches!(tx, Tx::Complete { .. } | Tx::CompleteSigned { .. });
+        (count(|tx| matches!(tx, Tx::Acknowledge { .. })), count(completes))
     }
 
     /// A registry as the live networks have it.
@@ -345,6 +356,7 @@ impl HostClient for Sim {
             let blobs = tx.blob_versioned_hashes().unwrap_or_default().to_vec();
             let (from, nonce, what) =
                 (tx.recover_signer().unwrap(), tx.nonce(), decode_call(tx.input(), &blobs));
+            chain.sent.extend(what.clone());
             chain.pool.retain(|other| (other.from, other.nonce) != (from, nonce));
             chain.pool.push(Pooled { hash, from, nonce, what, blobs });
         }
@@ -391,7 +403,9 @@ impl HostNotifier for SimNotifier {
 
 /// The frames a node took: per (job, session), by place.
 #[derive(Clone, Default)]
-pub(crate) struct FrameLog(Arc<Mutex<BTreeMap<(u64, u64), Vec<Frame>>>>);
+pub(crate) struct FrameLog(Arc<Mutex<Places>>);
+
+type Places = BTreeMap<(u64, u64), Vec<Frame>>;
 
 impl FrameLog {
     pub(crate) fn of(&self, job: u64, session: u64) -> Vec<Frame> {
