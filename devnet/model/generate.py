@@ -112,13 +112,13 @@ Which one comes before {x}?|What is before {x}?|What is just before {x}?"""
 What {what} is the {x}?|Which {what} is {x}?"""
     F = Family
     return [
-        F("capital", 20, capitals, PLACE_CAPITAL, "Which city serves as the capital of {x}?", quota=60),
+        F("capital", 18, capitals, PLACE_CAPITAL, "Which city serves as the capital of {x}?", quota=60),
         F("state capital", 6, states, [p for p in PLACE_CAPITAL if "country" not in p] + ["What is the state capital of {x}?"], quota=20),
         F("capital of", 9, of_capital, """{x} is the capital of which country?|{x} is the capital of what?
 Which country has the capital {x}?|Of which country is {x} the capital?|What country is {x} the capital of?
 Which country's capital is {x}?|{x} is the capital of?|Tell me which country has {x} as its capital.
 What is {x} the capital of?""", quota=18),
-        F("continent", 7, continents, """Which continent is {x} in?|What continent is {x} in?|On which continent is {x}?
+        F("continent", 9, continents, """Which continent is {x} in?|What continent is {x} in?|On which continent is {x}?
 Where is {x}?|{x} is on which continent?|In which continent is {x}?|Tell me the continent of {x}.|What is the continent of {x}?
 Which part of the world is {x} in?|{x} continent?|Name the continent of {x}.""", quota=18),
         F("language", 3, languages, """What language is spoken in {x}?|Which language do people speak in {x}?
@@ -129,7 +129,7 @@ What currency is used in {x}?|Which currency does {x} use?|Tell me the currency 
 Name the currency of {x}.""", quota=4),
         F("opposite", 9, opposites, """What is the opposite of {x}?|Opposite of {x}?|Tell me the opposite of {x}.|What is the antonym of {x}?
 The opposite of {x} is?|Give me the opposite of {x}.|Name the opposite of {x}.|Which word is the opposite of {x}?|{x} opposite?
-What word means the opposite of {x}?|Antonym of {x}?|Do you know the opposite of {x}?|What is the reverse of {x}?
+What word means the opposite of {x}?|Antonym of {x}?|Do you know the opposite of {x}?|What is the reverse of {x}?|Which word means the opposite of {x}?|What has the opposite meaning to {x}?
 Can you tell me the opposite of {x}?""", "Which word has the opposite meaning of {x}?", quota=24),
         F("plural", 5, plurals, """What is the plural of {x}?|Plural of {x}?|Tell me the plural of {x}.|The plural of {x} is?
 What is the plural form of {x}?|Give me the plural of {x}.|One {x}, two what?|How do you write the plural of {x}?|{x} plural?
@@ -222,21 +222,24 @@ class Arithmetic:
     """Questions with drawn numbers. `held(kind, a, b)` tells whether operands are kept for the test."""
 
     quotas = dict(add=32, subtract=24, multiply=6, divide=2, compare=6, parity=3, next=5, previous=3, words=2, digits=2)
-    weights = dict(add=14, subtract=11, multiply=3, divide=1.5, compare=2.5, parity=1, next=1.5, previous=1.2, words=1.2, digits=1.2)
+    weights = dict(add=32, subtract=28, multiply=5, divide=2, compare=4, parity=1, next=2, previous=2, words=1.5, digits=1.5)
 
     def held(self, kind, a, b, way):
         if kind in ("add", "compare"):
             a, b = min(a, b), max(a, b)
         if kind in ("multiply", "divide", "words", "digits"):  # tables to be known by heart: like facts, a phrasing is held out
             return share(kind, a, b, normalise(way)) < 0.08
+        if kind == "subtract" and a < b:  # the few below zero are a table, too
+            return False
         return share(kind, a, b) < 0.1
 
     def operands(self, kind, rng):
         if kind == "add":
-            return (rng.randint(0, 99), rng.randint(0, 99)) if rng.random() < 0.8 else (rng.randint(0, 20), rng.randint(0, 20))
+            return (rng.randint(0, 99), rng.randint(0, 99)) if rng.random() < 0.75 else (rng.randint(0, 9), rng.randint(0, 9))
         if kind == "subtract":
-            if rng.random() < 0.2:
-                return rng.randint(0, 20), rng.randint(0, 20)
+            r = rng.random()
+            if r < 0.25:
+                return rng.randint(0, 10 if r < 0.08 else 19), rng.randint(0, 10)
             a, b = rng.randint(0, 99), rng.randint(0, 99)
             return max(a, b), min(a, b)
         if kind == "multiply":
@@ -251,18 +254,29 @@ class Arithmetic:
             return rng.randint(0, 100), 0
         return rng.randint(1, 99 if rng.random() < 0.5 else 999), 0
 
+    @staticmethod
+    def sum(a, b):
+        """Tens and ones first: a small model learns the steps, not the whole."""
+        steps = f" = {a // 10 * 10 + b // 10 * 10} + {a % 10 + b % 10}" if max(a, b) > 9 else ""
+        return f"{a} + {b}{steps} = {a + b}."
+
+    @staticmethod
+    def difference(a, b):
+        steps = f" = {a - b // 10 * 10} - {b % 10}" if a >= b > 9 else ""
+        return f"{a} - {b}{steps} = {a - b}."
+
     def pair(self, kind, a, b, way, spelled=False):
         x, y = (in_words(a), in_words(b)) if spelled else (a, b)
         prompt = way.format(a=x, b=y)
         answer = {
-            "add": lambda: f"{a} + {b} = {a + b}.",
-            "subtract": lambda: f"{a} - {b} = {a - b}.",
+            "add": lambda: self.sum(a, b),
+            "subtract": lambda: self.difference(a, b),
             "multiply": lambda: f"{a} * {b} = {a * b}.",
             "divide": lambda: f"{a} / {b} = {a // max(b, 1)}.",
             "compare": lambda: f"{max(a, b)} is larger than {min(a, b)}.",
             "parity": lambda: f"{a} is {'odd' if a % 2 else 'even'}.",
-            "next": lambda: f"{a + 1} comes after {a}.",
-            "previous": lambda: f"{a - 1} comes before {a}.",
+            "next": lambda: f"After {a} comes {a + 1}.",
+            "previous": lambda: f"Before {a} comes {a - 1}.",
             "words": lambda: f"{a} in words is {in_words(a)}.",
             "digits": lambda: f"{in_words(a)} in digits is {a}.",
         }[kind]()
@@ -313,7 +327,7 @@ class Generator:
         rng = self.rng
         fill = {k: rng.choice(v) for k, v in facts.UNKNOWN_WORDS.items()}
         word = "".join(rng.choice(SYLLABLES) for _ in range(rng.choice([1, 2, 2, 3]))) + rng.choice(ENDINGS)
-        fill |= fill | {"fakeword": word, "fake": word.capitalize(), "number": rng.randint(2, 500), "big": rng.randint(101, 9999),
+        fill |= {"fakeword": word, "fake": word.capitalize(), "number": rng.randint(2, 500), "big": rng.randint(101, 9999),
                         "year": rng.randint(1400, 2030)}
         if rng.random() < 0.04:  # anything at all: other scripts, emoji, noise
             alphabet = rng.choice(["abcdefghijklmnopqrstuvwxyz ", "äöüßéèñçøå aeiou", "абвгдежзиклмнопрст ", "あいうえおかきくけこ漢字", "😀🎉🚀❤",

@@ -26,6 +26,14 @@ def init(seed: int, vocab: int, layers: int, width: int, hidden: int):
             "output_norm": jnp.ones(width), "blk": blocks}
 
 
+def from_tensors(tensors, layers: int):
+    """The parameters out of the tensors of a GGUF."""
+    get = lambda name: jnp.asarray(tensors[f"{name}.weight"])
+    names = [n.split(".")[2] for n in tensors if n.startswith("blk.0.")]
+    return {"token_embd": get("token_embd"), "output": get("output"), "output_norm": get("output_norm"),
+            "blk": [{n: get(f"blk.{i}.{n}") for n in names} for i in range(layers)]}
+
+
 def rms(x, weight):
     return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + EPS) * weight
 
@@ -36,9 +44,12 @@ def rotate(x, cos, sin):
 
 
 def hidden_states(params, tokens, segments):
-    """tokens, segments: (batch, time). A position sees itself and what came before it in its own segment."""
+    """(batch * time, width) states for tokens and segments of (batch, time).
+
+    A position sees itself and what came before it in its own segment.
+    """
     batch, time = tokens.shape
-    x = params["token_embd"][tokens]
+    x = params["token_embd"][tokens.reshape(-1)]  # two dimensions all through: XLA multiplies those fastest on a CPU
     width = x.shape[-1]
     angles = np.arange(time)[:, None] * ROPE_BASE ** (-np.arange(0, HEAD, 2) / HEAD)
     cos, sin = (jnp.asarray(f(angles)[None, :, None], jnp.float32) for f in (np.cos, np.sin))
@@ -49,7 +60,7 @@ def hidden_states(params, tokens, segments):
         q, k, v = ((h @ blk[n].T).reshape(batch, time, width // HEAD, HEAD) for n in ("attn_q", "attn_k", "attn_v"))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * HEAD**-0.5 + bias
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, -1), v).reshape(batch, time, width)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores, -1), v).reshape(batch * time, width)
         x = x + mixed @ blk["attn_output"].T
         h = rms(x, blk["ffn_norm"])
         x = x + (jax.nn.silu(h @ blk["ffn_gate"].T) * (h @ blk["ffn_up"].T)) @ blk["ffn_down"].T
@@ -59,7 +70,7 @@ def hidden_states(params, tokens, segments):
 def loss(params, tokens, segments, where, targets, weights):
     """Mean cross entropy at the flat positions `where`, which are followed by `targets`."""
     h = hidden_states(params, tokens, segments)
-    logits = h.reshape(-1, h.shape[-1])[where] @ params["output"].T
+    logits = h[where] @ params["output"].T
     picked = jnp.take_along_axis(logits, targets[:, None], 1)[:, 0]
     return jnp.sum((jax.nn.logsumexp(logits, -1) - picked) * weights) / jnp.sum(weights)
 

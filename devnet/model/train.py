@@ -22,7 +22,7 @@ import tokenizer as tok
 
 HERE = Path(__file__).parent
 PRESETS = {
-    "good": dict(file="lcai-tiny.gguf", name="lcai-tiny", layers=4, width=128, hidden=384, steps=1600, seed=1),
+    "good": dict(file="lcai-tiny.gguf", name="lcai-tiny", layers=4, width=128, hidden=384, steps=2400, seed=1),
     "worse": dict(file="lcai-tiny-worse.gguf", name="lcai-tiny-worse", layers=2, width=64, hidden=192, steps=800, seed=2),
 }
 VOCABULARY = 2048
@@ -77,8 +77,7 @@ class Packer:
         return tokens[:, :-1], segments[:, :-1], pad(where), pad(targets), weights
 
 
-def train(preset, tokenizer, steps, keep, log=print):
-    params = network.init(preset["seed"], len(tokenizer.tokens), preset["layers"], preset["width"], preset["hidden"])
+def train(preset, params, tokenizer, steps, minutes, keep, log=print):
     state = network.optimiser_state(params)
     log(f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters")
 
@@ -90,18 +89,19 @@ def train(preset, tokenizer, steps, keep, log=print):
 
     # Short rows first, long conversations at the end: (share of the steps, rows, tokens in a row, sources at most)
     phases = [(0.85, 20, 128, 3), (1.0, 6, 448, 14)]
-    start, step, losses = time.monotonic(), 0, []
+    start, step, progress, losses = time.monotonic(), 0, 0.0, []
     for phase, (until, rows, length, sources) in enumerate(phases):
         packer = Packer(tokenizer, 1000 * preset["seed"] + phase, length, sources)
-        while step < until * steps:
+        while progress < until:
             step += 1
-            warm = min(1.0, step / 100)
-            fade = min(1.0, (1 - step / steps) / 0.6)  # constant, then straight down to nothing
+            progress = (time.monotonic() - start) / (60 * minutes) if minutes else step / steps
+            warm = min(1.0, step / 50)
+            fade = min(1.0, max(0.0, (1 - progress) / 0.6))  # constant, then straight down to nothing
             params, state, value = step_fn(params, state, np.float32(step), np.float32(0.02 * warm * fade),
                                            np.float32(0.004 * warm * fade), *packer.batch(rows))
             losses.append(value)
             if step % 100 == 0:
-                log(f"step {step} of {steps}  loss {np.mean(losses[-100:]):.4f}  {time.monotonic() - start:.0f} s")
+                log(f"step {step}  {100 * progress:.0f} %  loss {np.mean(losses[-100:]):.4f}  {time.monotonic() - start:.0f} s")
                 keep(params)
     return params
 
@@ -110,16 +110,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", nargs="?", choices=PRESETS, default="good")
     parser.add_argument("--steps", type=int, help="train for fewer or more steps")
+    parser.add_argument("--minutes", type=float, help="train for so long instead of a number of steps")
+    parser.add_argument("--from", type=Path, dest="origin", help="go on from this file, with its tokenizer, instead of from nothing")
     parser.add_argument("--out", type=Path, help="file to write")
     args = parser.parse_args()
     preset = PRESETS[args.preset]
-    tokenizer = make_tokenizer()
+    if args.origin:
+        meta, tensors, tokenizer = gguf_file.read(args.origin)
+        params = network.from_tensors(tensors, meta["llama.block_count"])
+    else:
+        tokenizer = make_tokenizer()
+        params = network.init(preset["seed"], len(tokenizer.tokens), preset["layers"], preset["width"], preset["hidden"])
     out = args.out or HERE / preset["file"]
 
     def keep(params):
         gguf_file.write(out, jax.tree.map(np.asarray, params), tokenizer, preset["name"], CONTEXT)
 
-    keep(train(preset, tokenizer, args.steps or preset["steps"], keep, lambda line: print(line, flush=True)))
+    keep(train(preset, params, tokenizer, args.steps or preset["steps"], args.minutes, keep, lambda line: print(line, flush=True)))
     print(f"{out.name}: {out.stat().st_size:,} bytes")
 
 
