@@ -2,8 +2,13 @@
 pragma solidity ^0.8.28;
 
 import {Base} from "./utils/Base.sol";
-// forge compiles for a filtered run only what the chosen tests import, and deploys World from what it compiled.
-import {World} from "./utils/World.sol";
+// forge compiles for a filtered run only what the chosen tests import, and deploys from what it compiled.
+import {AIConfig} from "../src/AIConfig.sol";
+import {CanaryLedger} from "../src/CanaryLedger.sol";
+import {JobRegistry} from "../src/JobRegistry.sol";
+import {ReputationRegistry} from "../src/ReputationRegistry.sol";
+import {SessionManager} from "../src/SessionManager.sol";
+import {WorkerRegistry} from "../src/WorkerRegistry.sol";
 
 /// @dev What the ordinary calls cost, transaction overhead included (run with --isolate, see tools/gas.sh). Workers and
 /// accounts are warm in the sense of the second job, which is the usual one.

@@ -39,16 +39,6 @@ interface IReputations is IReputationRegistry, IOwned {}
 
 interface ILedger is ICanaryLedger, IOwned {}
 
-/// @dev What `World` deploys, in this order.
-interface IWorld {
-    function config() external view returns (address);
-    function workers() external view returns (address);
-    function jobs() external view returns (address);
-    function reputation() external view returns (address);
-    function manager() external view returns (address);
-    function ledger() external view returns (address);
-}
-
 struct Roles {
     address owner;
     address dispatcher;

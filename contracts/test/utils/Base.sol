@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.28;
 
+import {ERC1967Proxy} from "@openzeppelin/contracts/proxy/ERC1967/ERC1967Proxy.sol";
+import {IAIConfig} from "../../src/interfaces/IAIConfig.sol";
+import {ICanaryLedger} from "../../src/interfaces/ICanaryLedger.sol";
 import {IJobRegistry} from "../../src/interfaces/IJobRegistry.sol";
+import {IReputationRegistry} from "../../src/interfaces/IReputationRegistry.sol";
+import {ISessionManager} from "../../src/interfaces/ISessionManager.sol";
+import {IWorkerRegistry} from "../../src/interfaces/IWorkerRegistry.sol";
 import {Vm} from "./Vm.sol";
-import {IConfig, IJobs, ILedger, IReputations, ISessions, IWorkers, IWorld, Roles} from "./Api.sol";
+import {IConfig, IJobs, ILedger, IReputations, ISessions, IWorkers, Roles} from "./Api.sol";
 
 /// @dev All contracts behind proxies, as genesis deploys them, with two workers and one user.
 abstract contract Base {
@@ -55,14 +61,63 @@ abstract contract Base {
     }
 
     function deploy() internal {
-        Roles memory roles = Roles(owner, dispatcher, disputer, treasury, feePool, guardian);
-        IWorld world = IWorld(vm.deployCode("World.sol:World", abi.encode(roles)));
-        config = IConfig(world.config());
-        workers = IWorkers(world.workers());
-        jobs = IJobs(world.jobs());
-        reputation = IReputations(world.reputation());
-        manager = ISessions(world.manager());
-        ledger = ILedger(world.ledger());
+        deployWith(Roles(owner, dispatcher, disputer, treasury, feePool, guardian));
+    }
+
+    /// @dev Every contract behind its proxy, as genesis deploys them, from its artefact: importing the code into each test
+    /// would compile it once more for each. A proxy is initialised by its constructor, so the registries' addresses
+    /// are worked out beforehand.
+    function deployWith(Roles memory r) internal {
+        address configCode = vm.deployCode("AIConfig.sol:AIConfig");
+        address workersCode = vm.deployCode("WorkerRegistry.sol:WorkerRegistry");
+        address jobsCode = vm.deployCode("JobRegistry.sol:JobRegistry");
+        uint256 n = vm.getNonce(address(this));
+        address workersAt = vm.computeCreateAddress(address(this), n + 1);
+        address jobsAt = vm.computeCreateAddress(address(this), n + 2);
+        config = IConfig(proxy(configCode, abi.encodeCall(IAIConfig.initialize, (r.owner, r.dispatcher, r.disputer))));
+        workers = IWorkers(
+            proxy(
+                workersCode,
+                abi.encodeCall(
+                    IWorkerRegistry.initialize, (r.owner, address(config), jobsAt, r.treasury, r.guardian)
+                )
+            )
+        );
+        jobs = IJobs(
+            proxy(
+                jobsCode,
+                abi.encodeCall(
+                    IJobRegistry.initialize,
+                    (r.owner, workersAt, address(config), r.treasury, r.feePool, r.guardian)
+                )
+            )
+        );
+        require(address(workers) == workersAt && address(jobs) == jobsAt, "addresses");
+        reputation = IReputations(
+            proxy(
+                vm.deployCode("ReputationRegistry.sol:ReputationRegistry"),
+                abi.encodeCall(IReputationRegistry.initialize, (r.owner, address(jobs)))
+            )
+        );
+        manager = ISessions(
+            proxy(
+                vm.deployCode("SessionManager.sol:SessionManager"),
+                abi.encodeCall(
+                    ISessionManager.initialize,
+                    (r.owner, address(jobs), address(workers), address(config), address(reputation))
+                )
+            )
+        );
+        ledger = ILedger(
+            proxy(
+                vm.deployCode("CanaryLedger.sol:CanaryLedger"),
+                abi.encodeCall(ICanaryLedger.initialize, (r.owner, address(jobs), address(config)))
+            )
+        );
+    }
+
+    function proxy(address implementation, bytes memory data) internal returns (address) {
+        return address(new ERC1967Proxy(implementation, data));
     }
 
     /// @dev Printed with -vv.
