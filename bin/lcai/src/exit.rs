@@ -57,3 +57,27 @@ pub fn report(error: &eyre::Report) -> ExitCode {
     eprintln!();
     ExitCode::from(code(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_cause_with_a_code_decides() {
+        assert_eq!(code(&eyre::eyre!("anything")), 1);
+        assert_eq!(code(&UsageError("x".into()).into()), 2);
+        assert_eq!(code(&KeyError("x".into()).into()), 8);
+        let wrapped = eyre::Report::from(ClientError::EmptyPrompt).wrap_err("asking");
+        assert_eq!(code(&wrapped), 7);
+    }
+
+    #[test]
+    fn the_help_lists_every_code() {
+        for code in 0..=12 {
+            assert!(
+                EXIT_CODES.lines().any(|line| line.trim_start().starts_with(&format!("{code}  "))),
+                "{code}"
+            );
+        }
+    }
+}

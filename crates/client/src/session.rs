@@ -186,3 +186,62 @@ fn open_key(signer: &PrivateKeySigner, sealed: &str) -> Option<SessionKey> {
     let plain = file_cipher(signer)?.decrypt(Nonce::from_slice(nonce), ciphertext).ok()?;
     SessionKey::from_slice(&plain).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session() -> UserSession {
+        UserSession {
+            id: SessionId(5),
+            model_id: ModelId::from_name("m"),
+            worker: Address::repeat_byte(1),
+            create_transaction: B256::repeat_byte(2),
+            key: SessionKey::random(),
+        }
+    }
+
+    #[test]
+    fn a_session_survives_a_restart_and_nothing_else_opens_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SessionStore::new(directory.path());
+        let (owner, other) = (PrivateKeySigner::random(), PrivateKeySigner::random());
+        let (genesis, registry) = (B256::repeat_byte(3), Address::repeat_byte(4));
+        let session = session();
+        store.save(8200, genesis, registry, &owner, &session).unwrap();
+
+        let found = store.load(8200, genesis, registry, &owner, session.model_id).unwrap().unwrap();
+        assert_eq!((found.id, found.worker), (session.id, session.worker));
+        assert_eq!(found.key.expose(), session.key.expose());
+
+        // Another chain with the same id: a devnet that was started anew.
+        assert!(store.load(8200, B256::ZERO, registry, &owner, session.model_id).unwrap().is_none());
+        assert!(store.load(8200, genesis, registry, &other, session.model_id).unwrap().is_none());
+
+        let path = store.path(8200, registry, owner.address(), session.model_id);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains(&hex::encode(session.key.expose())), "the key is not in the file");
+        fs::copy(&path, store.path(8200, registry, other.address(), session.model_id)).unwrap();
+        let stolen = store.load(8200, genesis, registry, &other, session.model_id);
+        assert!(matches!(stolen, Err(ClientError::SessionFile { .. })), "another account's file");
+
+        fs::write(&path, "{").unwrap();
+        let broken = store.load(8200, genesis, registry, &owner, session.model_id).unwrap_err();
+        assert!(broken.to_string().contains(&path.display().to_string()));
+        store.remove(8200, registry, owner.address(), session.model_id).unwrap();
+        assert!(store.load(8200, genesis, registry, &owner, session.model_id).unwrap().is_none());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_its_owner_reads_the_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let store = SessionStore::new(directory.path());
+        let owner = PrivateKeySigner::random();
+        let session = session();
+        store.save(1, B256::ZERO, Address::ZERO, &owner, &session).unwrap();
+        let path = store.path(1, Address::ZERO, owner.address(), session.model_id);
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

@@ -197,3 +197,111 @@ impl AnswerStream {
         open(&self.key, &frame.payload).map_err(|_| StreamError::Sealed { job: self.job.0, seq: frame.seq })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloy_signer_local::PrivateKeySigner;
+    use lcai_crypto::{seal, sign_response};
+
+    const REGISTRY: Address = Address::repeat_byte(4);
+    const JOB: JobId = JobId(7);
+    const SESSION: SessionId = SessionId(3);
+
+    struct Worker {
+        signer: PrivateKeySigner,
+        key: SessionKey,
+        macs: ChunkMacChain,
+        seq: u32,
+    }
+
+    impl Worker {
+        fn new() -> Self {
+            let key = SessionKey::random();
+            Self { signer: PrivateKeySigner::random(), macs: ChunkMacChain::new(&key, JOB), key, seq: 0 }
+        }
+
+        fn reader(&self) -> AnswerStream {
+            AnswerStream::new(8200, REGISTRY, self.signer.address(), SESSION, JOB, self.key.clone())
+        }
+
+        fn chunk(&mut self, text: &str) -> Frame {
+            let payload = seal(&self.key, text.as_bytes()).unwrap();
+            let mac = self.macs.append(&payload).unwrap();
+            self.seq += 1;
+            Frame::chunk(JOB, SESSION, self.seq, FrameKind::Text, payload, Some(mac), 1)
+        }
+
+        fn complete(&self, text: &str) -> Frame {
+            let ciphertext = seal(&self.key, text.as_bytes()).unwrap();
+            let signature = sign_response(&self.signer, 8200, REGISTRY, JOB, SESSION, &ciphertext).unwrap();
+            Frame::complete(JOB, SESSION, self.seq, ciphertext, signature, 1)
+        }
+    }
+
+    #[test]
+    fn an_answer_is_what_was_streamed_and_signed() {
+        let mut worker = Worker::new();
+        let mut reader = worker.reader();
+        let first = worker.chunk("Pa");
+        assert_eq!(reader.push(&first), Ok(StreamUpdate::Delta("Pa".into())));
+        assert_eq!(reader.push(&first), Ok(StreamUpdate::Nothing), "a duplicate adds nothing");
+        assert_eq!(reader.push(&worker.chunk("ri")), Ok(StreamUpdate::Delta("ri".into())));
+        let complete = worker.complete("Paris");
+        assert_eq!(reader.push(&complete), Ok(StreamUpdate::Complete));
+        assert_eq!((reader.answer(), reader.remainder(), reader.macs_checked()), (Some("Paris"), "s", 2));
+        assert_eq!(reader.ciphertext_hash(), Some(keccak256(&complete.payload)));
+    }
+
+    #[test]
+    fn frames_of_other_jobs_and_sessions_are_not_read() {
+        let mut worker = Worker::new();
+        let mut reader = worker.reader();
+        let mut other_job = worker.chunk("x");
+        other_job.job_id = JobId(8);
+        assert_eq!(reader.push(&other_job), Ok(StreamUpdate::Nothing));
+        let mut other_session = worker.complete("x");
+        other_session.session_id = SessionId(4);
+        assert_eq!(reader.push(&other_session), Ok(StreamUpdate::Nothing));
+        assert_eq!(reader.push(&Frame::error(JOB, SESSION, 1)), Ok(StreamUpdate::GaveUp));
+    }
+
+    #[test]
+    fn a_relay_cannot_change_add_or_swap() {
+        let mut worker = Worker::new();
+        let (first, second) = (worker.chunk("one "), worker.chunk("two"));
+
+        let mut reader = worker.reader();
+        let mut swapped = second.clone();
+        swapped.seq = 1;
+        assert_eq!(reader.push(&swapped), Err(StreamError::Mac { job: 7, seq: 1 }));
+
+        let mut reader = worker.reader();
+        let mut changed = first.clone();
+        changed.payload[20] ^= 1;
+        assert_eq!(reader.push(&changed), Err(StreamError::Mac { job: 7, seq: 1 }));
+
+        // Without macs (a worker of today) the signed answer still gives the game away.
+        let mut reader = worker.reader();
+        let mut unprotected = first;
+        unprotected.mac = None;
+        reader.push(&unprotected).unwrap();
+        assert_eq!(reader.push(&worker.complete("three")), Err(StreamError::Diverged { job: 7 }));
+    }
+
+    #[test]
+    fn only_the_sessions_worker_can_answer() {
+        let worker = Worker::new();
+        let impostor =
+            Worker { signer: PrivateKeySigner::random(), key: worker.key.clone(), ..Worker::new() };
+        let refused = StreamError::Signature { job: 7, worker: worker.signer.address() };
+        assert_eq!(worker.reader().push(&impostor.complete("x")), Err(refused));
+        let mut stranger = Worker::new();
+        stranger.signer = worker.signer.clone();
+        assert_eq!(
+            worker.reader().push(&stranger.complete("x")),
+            Err(StreamError::Sealed { job: 7, seq: 1 }),
+            "signed, but under another session key"
+        );
+    }
+}
