@@ -4,10 +4,11 @@ use crate::{
     core::WorkerCore,
     node::{NodeClient, unix_now},
 };
-use alloy_primitives::Bytes;
+use alloy_eips::eip4844::DATA_GAS_PER_BLOB;
+use alloy_primitives::{Address, Bytes, U256, utils::format_ether};
 use alloy_signer_local::PrivateKeySigner;
 use lcai_crypto::sign_typed;
-use lcai_host::ExtensionHandle;
+use lcai_host::{ExtensionHandle, HostClient};
 use lcai_inference::Backend;
 use lcai_primitives::{
     contracts::Deployment,
@@ -30,6 +31,13 @@ use tokio_util::sync::CancellationToken;
 
 /// How long the backend may take to say that it is there.
 const BACKEND_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Gas of a job's transactions on one account.
+const JOB_GAS: u128 = 400_000;
+/// Wei per gas that a lane adds to the base fee.
+const TIP: u128 = 1_000_000_000;
+/// Rounds of full load that the accounts must be able to pay for.
+const JOBS_AHEAD: u128 = 3;
 
 /// Whether the worker takes new sessions.
 #[derive(Debug, Default)]
@@ -57,6 +65,9 @@ pub(crate) struct Heartbeats {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) models: BTreeMap<ModelId, String>,
     pub(crate) core: ExtensionHandle<WorkerCore>,
+    pub(crate) host: Arc<dyn HostClient>,
+    /// Posts response blobs.
+    pub(crate) blob_account: Address,
     pub(crate) max_jobs: u32,
     pub(crate) interval: Duration,
     pub(crate) draining: Arc<Draining>,
@@ -72,7 +83,8 @@ impl Heartbeats {
         loop {
             let ready = self.backend_is_ready().await;
             self.ready.send_replace(ready);
-            let heartbeat = self.heartbeat(ready, sequence, started.elapsed());
+            let funded = self.is_funded().await;
+            let heartbeat = self.heartbeat(ready, funded, sequence, started.elapsed());
             sequence += 1;
             let pause = match self.send(heartbeat).await {
                 Ok(()) => {
@@ -106,10 +118,32 @@ impl Heartbeats {
         ready
     }
 
-    fn heartbeat(&self, ready: bool, sequence: u64, uptime: Duration) -> Heartbeat {
+    /// Whether both accounts can pay for the next jobs. A worker that cannot would take jobs and be slashed for them, so it
+    /// takes no new sessions until somebody sends it money.
+    async fn is_funded(&self) -> bool {
+        let Ok((base, blob)) = self.host.base_fees().await else { return true };
+        let gas = base.saturating_mul(2).saturating_add(TIP).saturating_mul(JOB_GAS);
+        let jobs = u128::from(self.max_jobs.max(1)).saturating_mul(JOBS_AHEAD);
+        let blobs = blob.saturating_mul(2).saturating_mul(u128::from(DATA_GAS_PER_BLOB));
+        let mut funded = true;
+        for (account, needs) in
+            [(self.account.address(), gas), (self.blob_account, gas.saturating_add(blobs))]
+        {
+            let needs = U256::from(needs.saturating_mul(jobs));
+            let Ok(has) = self.host.balance(account).await else { continue };
+            if has < needs {
+                funded = false;
+                tracing::error!(%account, has = %format_ether(has), needs = %format_ether(needs), "too little for gas; draining");
+            }
+        }
+        metrics::gauge!("lcai_worker_funded").set(if funded { 1.0 } else { 0.0 });
+        funded
+    }
+
+    fn heartbeat(&self, ready: bool, funded: bool, sequence: u64, uptime: Duration) -> Heartbeat {
         let active = self.core.read(WorkerCore::open_jobs);
         metrics::gauge!("lcai_worker_active_jobs").set(active as f64);
-        let draining = self.draining.is_draining();
+        let draining = self.draining.is_draining() || !funded;
         Heartbeat {
             worker: self.account.address(),
             sent_at: unix_now(),

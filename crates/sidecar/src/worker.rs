@@ -190,7 +190,8 @@ impl Worker {
             shutdown: supervisor.token(),
         };
         let executor = Arc::new(EffectExecutor::new(core.effects(), Arc::new(handler), Arc::clone(&host)));
-        let watchdog = Arc::new(Watchdog::new(host, feed.subscribe(), WatchdogConfig::default()));
+        let watchdog =
+            Arc::new(Watchdog::new(Arc::clone(&host), feed.subscribe(), WatchdogConfig::default()));
         let heartbeats = Arc::new(Heartbeats {
             deployment,
             account: account.clone(),
@@ -198,6 +199,8 @@ impl Worker {
             backend: config.backend,
             models,
             core: core.clone(),
+            host,
+            blob_account: config.keys.blob.address(),
             max_jobs: config.max_jobs,
             interval: config.heartbeat_interval,
             draining: Arc::clone(&draining),
