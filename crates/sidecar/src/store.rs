@@ -4,6 +4,7 @@
 //! registry, job id, session id), the fields of the response digest: two signed answers under one such key are evidence
 //! against the worker, whatever fork they were meant for.
 
+use crate::node::unix_now;
 use alloy_primitives::B256;
 use lcai_host::{JournalError, PutOutcome, Records};
 use lcai_primitives::ids::Subject;
@@ -19,6 +20,8 @@ const STREAM: &[u8] = b"stream/";
 const GIVEN_UP: &[u8] = b"given-up/";
 const BLOB: &[u8] = b"blob/";
 const SIGNED: &[u8] = b"signed/";
+/// When a subject came to its end here: kind ‖ unix seconds, big-endian ‖ subject, in the order of time.
+const ENDED: &[u8] = b"ended/";
 
 /// Why a record could not be kept or read.
 #[derive(Debug, Error)]
@@ -93,10 +96,13 @@ impl Store {
         subject: &Subject,
         answer: SealedAnswer,
     ) -> Result<Arc<SealedAnswer>, StoreError> {
-        let key = key(ANSWER, subject.id());
-        self.blocking(move |records| match records.put_if_absent(&key, &encode("answer", &answer)?)? {
-            PutOutcome::Inserted => Ok(Arc::new(answer)),
-            PutOutcome::Existing(bytes) => decode("answer", &bytes),
+        let (key, ended) = (key(ANSWER, subject.id()), ended_key(unix_now(), subject.id()));
+        self.blocking(move |records| {
+            records.put(&ended, &[])?;
+            match records.put_if_absent(&key, &encode("answer", &answer)?)? {
+                PutOutcome::Inserted => Ok(Arc::new(answer)),
+                PutOutcome::Existing(bytes) => decode("answer", &bytes),
+            }
         })
         .await
     }
@@ -118,8 +124,12 @@ impl Store {
 
     /// Notes that a subject will get no answer, and why.
     pub(crate) async fn give_up(&self, subject: &Subject, reason: String) -> Result<(), StoreError> {
-        let key = key(GIVEN_UP, subject.id());
-        self.blocking(move |records| Ok(records.put(&key, &encode("given-up", &reason)?)?)).await
+        let (key, ended) = (key(GIVEN_UP, subject.id()), ended_key(unix_now(), subject.id()));
+        self.blocking(move |records| {
+            records.put(&ended, &[])?;
+            Ok(records.put(&key, &encode("given-up", &reason)?)?)
+        })
+        .await
     }
 
     /// Why a subject gets no answer, if it gets none.
@@ -173,6 +183,30 @@ impl Store {
         .await
     }
 
+    /// Forgets what ended before a time (unix seconds), except what was signed: that is kept for good. Gives the number of
+    /// subjects forgotten.
+    pub(crate) async fn forget_before(&self, time: u64) -> Result<usize, StoreError> {
+        self.blocking(move |records| {
+            let mut forgotten = 0;
+            for (ended, _) in records.scan(ENDED)? {
+                let Some((at, subject)) = read_ended_key(&ended) else {
+                    return Err(StoreError::Corrupt("ended"));
+                };
+                if at >= time {
+                    break;
+                }
+                for kind in [ANSWER, STREAM, GIVEN_UP, BLOB] {
+                    records.remove(&key(kind, subject))?;
+                }
+                // Last, so that a crash in between leaves nothing behind for good.
+                records.remove(&ended)?;
+                forgotten += 1;
+            }
+            Ok(forgotten)
+        })
+        .await
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Records) -> Result<T, StoreError> + Send + 'static,
@@ -189,6 +223,15 @@ impl Store {
 
 fn key(kind: &[u8], id: B256) -> Vec<u8> {
     [kind, id.as_slice()].concat()
+}
+
+fn ended_key(at: u64, subject: B256) -> Vec<u8> {
+    [ENDED, at.to_be_bytes().as_slice(), subject.as_slice()].concat()
+}
+
+fn read_ended_key(key: &[u8]) -> Option<(u64, B256)> {
+    let (at, subject) = key.strip_prefix(ENDED)?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*at), B256::try_from(subject).ok()?))
 }
 
 fn signature_key(subject: &Subject) -> Vec<u8> {
@@ -308,6 +351,23 @@ mod tests {
             won += usize::from(claim.await.unwrap());
         }
         assert_eq!(won, 1);
+    }
+
+    #[tokio::test]
+    async fn old_answers_are_forgotten_and_signatures_are_not() {
+        let store = store();
+        let (a, b, now) = (subject(7, 3, 1), subject(8, 3, 2), unix_now());
+        store.begin_stream(&a, 10).await.unwrap();
+        store.keep_answer(&a, answer(1)).await.unwrap();
+        store.claim_signature(&a, answer(1).hash).await.unwrap();
+        store.give_up(&b, "no model".into()).await.unwrap();
+        assert_eq!(store.forget_before(now).await.unwrap(), 0);
+        assert!(store.answer(&a).await.unwrap().is_some());
+        assert_eq!(store.forget_before(now + 60).await.unwrap(), 2);
+        assert_eq!(store.answer(&a).await.unwrap(), None);
+        assert_eq!(store.given_up(&b).await.unwrap(), None);
+        assert_eq!(store.begin_stream(&a, 20).await.unwrap(), None);
+        assert!(store.claim_signature(&a, answer(2).hash).await.is_err());
     }
 
     #[tokio::test]

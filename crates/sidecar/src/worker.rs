@@ -7,15 +7,16 @@ use crate::{
     handler::WorkerHandler,
     heartbeat::{Draining, Heartbeats},
     load::InferenceLoad,
-    node::NodeClient,
+    node::{NodeClient, unix_now},
     prompts::Prompts,
     registration::{Registry, model_id},
-    store::Store,
+    store::{Store, StoreError},
 };
 use alloy_primitives::{Address, U256, utils::format_ether};
 use lcai_host::{
     EffectExecutor, EffectState, ExtensionHandle, ExtensionRunner, FeedConfig, FeedWriter, HostClient,
-    Journal, JournalIdentity, RestartPolicy, RunnerConfig, Supervisor, TxLane, Watchdog, WatchdogConfig,
+    Journal, JournalIdentity, RestartPolicy, RunnerConfig, Supervisor, TaskError, TxLane, Watchdog,
+    WatchdogConfig,
 };
 use lcai_host_rpc::{NotifierConfig, RpcClient, RpcNotifier};
 use lcai_inference::Backend;
@@ -29,11 +30,15 @@ use tokio::{
     sync::{OnceCell, watch},
     time::sleep,
 };
+use tokio_util::sync::CancellationToken;
 
 /// The first start looks this many blocks back for jobs that wait already: within the state every client keeps.
 const LOOK_BACK: u64 = 100;
 /// How long effects may take to come to an end at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Time between two rounds of forgetting.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(600);
 
 /// How a worker runs.
 #[derive(Clone)]
@@ -162,6 +167,7 @@ impl Worker {
         let (ready, ready_receiver) = watch::channel(true);
         let draining = Arc::new(Draining::default());
 
+        let store = Store::new(journal.records("worker"));
         let handler = WorkerHandler {
             deployment,
             account: account.clone(),
@@ -174,7 +180,7 @@ impl Worker {
                 Arc::clone(&node),
                 Arc::clone(&host),
             ),
-            store: Store::new(journal.records("worker")),
+            store: store.clone(),
             backend: Arc::clone(&config.backend),
             models: models.clone(),
             main: TxLane::new(Arc::clone(&host), account.clone()),
@@ -234,6 +240,13 @@ impl Worker {
                 Ok(())
             }
         });
+        supervisor.spawn("worker upkeep", policy(), {
+            let core = core.clone();
+            move |token| {
+                let (core, store) = (core.clone(), store.clone());
+                async move { upkeep(&core, &store, token).await.map_err(TaskError::retry) }
+            }
+        });
         tracing::info!(worker = %account.address(), models = ?config.models, "worker started");
         Ok(WorkerHandle { address: account.address(), core, supervisor, draining, ready: ready_receiver })
     }
@@ -288,6 +301,28 @@ impl WorkerHandle {
     pub async fn shutdown(self) {
         if !self.supervisor.shutdown(GRACE).await {
             tracing::warn!(worker = %self.address, "the worker did not end in time");
+        }
+    }
+}
+
+/// Forgets answers once nobody can dispute them any more, with a day to spare.
+async fn upkeep(
+    core: &ExtensionHandle<WorkerCore>,
+    store: &Store,
+    shutdown: CancellationToken,
+) -> Result<(), StoreError> {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = sleep(UPKEEP_INTERVAL) => {}
+        }
+        let windows =
+            core.read(|core| core.params().map(|p| p.dispute_window.saturating_add(p.resolution_timeout)));
+        let Some(windows) = windows else { continue };
+        let forgotten =
+            store.forget_before(unix_now().saturating_sub(windows.saturating_add(86_400))).await?;
+        if forgotten > 0 {
+            tracing::info!(answers = forgotten, "old answers forgotten");
         }
     }
 }
