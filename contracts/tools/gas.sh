@@ -2,5 +2,5 @@
 # Measures the ordinary calls and holds them to gas-budget.json (3 % either way); --update accepts what was measured.
 set -eu
 cd "$(dirname "$0")/.."
-node_modules/.bin/forge test --isolate --match-contract GasTest
+tools/forge test --isolate --match-contract GasTest
 node tools/gas.mjs "$@"

@@ -1,6 +1,6 @@
 // Tries the mutants of tools/mutants.txt: each removes or bends one guard in a copy of this folder, where the tests must
 // then fail. Prints killed and survivors; exits 1 when one survives. Usage: node tools/mutate.mjs [first [last]]
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -23,13 +23,14 @@ for (const part of ['src', 'test', 'tools', 'foundry.toml', 'out', 'cache']) {
 }
 // It imports every contract, so it would be compiled again for each mutant, and it tests none.
 rmSync(join(work, 'test/Gas.t.sol'));
-symlinkSync(join(root, 'node_modules'), join(work, 'node_modules'));
+// Hard links: through a symbolic link forge sees other paths and compiles everything again.
+spawnSync('cp', ['-al', join(root, 'node_modules'), join(work, 'node_modules')]);
 cpSync(join(root, '../crates/primitives/testdata'), join(top, 'crates/primitives/testdata'), { recursive: true });
 
 function test() {
   const env = { ...process.env, FOUNDRY_INVARIANT_RUNS: '2', FOUNDRY_FUZZ_RUNS: '32' };
   const args = ['test', '--fail-fast'];
-  return spawnSync(join(root, 'node_modules/.bin/forge'), args, { cwd: work, env, encoding: 'utf8', maxBuffer: 1 << 28 });
+  return spawnSync(join(work, 'tools/forge'), args, { cwd: work, env, encoding: 'utf8', maxBuffer: 1 << 28 });
 }
 
 const clean = test();
