@@ -15,7 +15,6 @@ use lcai::{
 };
 use lcai_client::{ClientError, Connection, SessionStore};
 use lcai_crypto::{SessionKey, sign_response, wrap};
-use lcai_host::HostClient;
 use lcai_primitives::frames::Frame;
 use lcai_rpc::{
     api::LcaiApiClient,
