@@ -104,7 +104,10 @@ pub async fn run(command: WorkerCommand) -> eyre::Result<()> {
         }
         _ = tokio::signal::ctrl_c() => {}
     }
-    let drained = progress.step("drained", async { Ok::<_, std::convert::Infallible>(worker.drain().await) });
+    let drained = progress.step("drained", async {
+        worker.drain().await;
+        Ok::<_, std::convert::Infallible>(())
+    });
     if tokio::time::timeout(Duration::from_secs(240), drained).await.is_err() {
         progress.note("jobs are still in work after 240 s; stopping, the journal resumes them");
     }

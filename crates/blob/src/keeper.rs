@@ -111,7 +111,7 @@ impl BlobKeeperHandler {
 
     async fn prune_now_and_then(&self) {
         let fetched = self.fetched.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if fetched % PRUNE_EVERY == 0 {
+        if fetched.is_multiple_of(PRUNE_EVERY) {
             let store = self.store.clone();
             if let Err(error) = blocking(move || store.prune(unix_now()).map(|_| ())).await {
                 tracing::warn!(target: "lcai::blob", %error, "expired blobs could not be dropped");

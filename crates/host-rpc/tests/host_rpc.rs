@@ -1,5 +1,5 @@
 //! The RPC host and the lanes against a real execution client over real sockets.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, clippy::panic)]
 
 use alloy_consensus::{SidecarBuilder, SimpleCoder};
 use alloy_eips::eip7594::{BlobTransactionSidecarEip7594, BlobTransactionSidecarVariant};

@@ -68,6 +68,14 @@ pub(crate) enum Tx {
     Release {
         job: u64,
     },
+    Reassign {
+        session: u64,
+        worker: Address,
+    },
+    UpdateKey {
+        session: u64,
+        key: Bytes,
+    },
     TimeOut {
         job: u64,
     },
@@ -178,6 +186,26 @@ impl Registry {
                     feePoolShare: U256::from(5),
                 };
                 Some(parts(&event))
+            }
+            Tx::Reassign { session, worker } => {
+                let record = self.sessions.get_mut(&session)?;
+                record.worker = worker;
+                record.status = 1;
+                record.encWorkerKey = Bytes::new();
+                Some(parts(&JobRegistry::SessionReassigned {
+                    sessionId: U256::from(session),
+                    newWorker: worker,
+                }))
+            }
+            Tx::UpdateKey { session, ref key } => {
+                let record = self.sessions.get_mut(&session)?;
+                record.status = 0;
+                record.encWorkerKey = key.clone();
+                Some(parts(&JobRegistry::SessionKeyUpdated {
+                    sessionId: U256::from(session),
+                    encWorkerKey: key.clone(),
+                    encDisputerKey: Bytes::new(),
+                }))
             }
             Tx::TimeOut { job } => {
                 let record = self.jobs.get_mut(&job).filter(|j| j.state < 2)?;

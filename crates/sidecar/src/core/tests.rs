@@ -240,6 +240,21 @@ fn a_resubmission_of_the_same_transaction_is_the_same_subject() {
 }
 
 #[test]
+fn a_session_that_comes_and_goes_brings_its_key_and_no_claim_to_know_its_past() {
+    let mut net = Net::new();
+    net.mine(&[Tx::Create { worker: OTHER }, Tx::Submit { session: 1, prompt: prompt(1) }]);
+    net.mine(&[Tx::Reassign { session: 1, worker: ME }]);
+    assert_eq!(net.core.session(SessionId(1)).unwrap().status, SessionStatus::Reassigning);
+    net.mine(&[Tx::UpdateKey { session: 1, key: vec![7; 125].into() }]);
+    let asked = net.mine(&[Tx::Submit { session: 1, prompt: prompt(2) }]);
+    let job: JobTask = task(&asked[0]);
+    assert_eq!((job.enc_worker_key, job.prior), (Bytes::from(vec![7; 125]), None));
+    net.mine(&[Tx::Reassign { session: 1, worker: OTHER }]);
+    assert!(net.mine(&[Tx::Submit { session: 1, prompt: prompt(3) }]).is_empty());
+    assert!(!net.core.session(SessionId(1)).unwrap().mine);
+}
+
+#[test]
 fn disputed_jobs_are_released_only_when_cleared() {
     let mut net = Net::new();
     net.mine(&[Tx::Create { worker: ME }]);
@@ -289,6 +304,10 @@ fn txs() -> impl Strategy<Value = Vec<Tx>> {
         1 => job.clone().prop_map(|job| Tx::Dispute { job }),
         1 => (job.clone(), any::<bool>()).prop_map(|(job, guilty)| Tx::Resolve { job, guilty }),
         1 => job.clone().prop_map(|job| Tx::Release { job }),
+        1 => (1..4u64, prop_oneof![Just(ME), Just(OTHER)])
+            .prop_map(|(session, worker)| Tx::Reassign { session, worker }),
+        1 => (1..4u64, any::<u8>())
+            .prop_map(|(session, byte)| Tx::UpdateKey { session, key: vec![byte; 125].into() }),
         1 => job.prop_map(|job| Tx::TimeOut { job }),
     ];
     proptest::collection::vec(tx, 0..4)

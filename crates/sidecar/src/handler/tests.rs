@@ -373,6 +373,25 @@ async fn what_cannot_be_answered_is_not_acknowledged_or_not_settled() {
     assert_eq!(running.core.halted(), None);
 }
 
+/// The key that the submission saw does not open; the chain has a newer one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotated_session_key_is_read_once_more() {
+    let bench = Bench::new().await;
+    let _running = bench.start();
+    let me = bench.account.address();
+    let good = Bytes::copy_from_slice(&wrap(&bench.key, &bench.secret.public()).unwrap());
+    let stale = wrap(&bench.key, &EncryptionSecret::random().public()).unwrap();
+    bench.sim.set_enc_worker_key(Bytes::copy_from_slice(&stale));
+    let prompt = bench.prompt("one");
+    bench.sim.mine(&[
+        Tx::Create { worker: me },
+        Tx::Submit { session: 1, prompt },
+        Tx::UpdateKey { session: 1, key: good },
+    ]);
+    bench.answered(1, 1).await;
+    assert_eq!(bench.checked(1, 1), "answer to one");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_that_comes_back_is_asked_again() {
     let bench = Bench::new().await;

@@ -100,8 +100,13 @@ impl Sim {
             events: watch::channel(0).0,
         };
         sim.mine(&[]);
-        sim.chain.lock().worlds[0].registry.enc_worker_key = Some(enc_worker_key);
+        sim.set_enc_worker_key(enc_worker_key);
         sim
+    }
+
+    /// The wrapped key of sessions created from now on.
+    pub(crate) fn set_enc_worker_key(&self, key: Bytes) {
+        self.chain.lock().worlds.last_mut().unwrap().registry.enc_worker_key = Some(key);
     }
 
     pub(crate) fn put_blob(&self, hash: B256, bytes: Bytes) {
