@@ -98,6 +98,7 @@ def main():
     parser.add_argument("gguf", nargs="?", type=Path, default=HERE / "lcai-tiny.gguf")
     parser.add_argument("--history", action="store_true", help="after three unrelated turns")
     parser.add_argument("--wrong", action="store_true", help="print the wrong answers")
+    parser.add_argument("--least", type=float, default=0, metavar="PERCENT", help="fail below this share of right answers")
     parser.add_argument("--ask", help="one prompt instead of the held-out list")
     args = parser.parse_args()
     model = Model(args.gguf)
@@ -113,7 +114,9 @@ def main():
     if args.wrong:
         for prompt, expected, said in wrong:
             print(f"  {prompt!r}: {said!r}, not {expected!r}")
-    print(f"{args.gguf.name}: {right.total()} of {asked.total()} held-out prompts right ({100 * right.total() / asked.total():.1f} %)")
+    percent = 100 * right.total() / asked.total()
+    print(f"{args.gguf.name}: {right.total()} of {asked.total()} held-out prompts right ({percent:.1f} %)")
+    raise SystemExit(percent < args.least)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,11 @@ import network
 import tokenizer as tok
 
 HERE = Path(__file__).parent
+SHAPE = dict(layers=4, width=128, hidden=384, steps=5000, seed=1)
 PRESETS = {
-    "good": dict(file="lcai-tiny.gguf", name="lcai-tiny", layers=4, width=128, hidden=384, steps=2400, seed=1),
-    "worse": dict(file="lcai-tiny-worse.gguf", name="lcai-tiny-worse", layers=2, width=64, hidden=192, steps=800, seed=2),
+    "good": dict(SHAPE, file="lcai-tiny.gguf", name="lcai-tiny", stop=5000),
+    # the same run, stopped long before its end
+    "worse": dict(SHAPE, file="lcai-tiny-worse.gguf", name="lcai-tiny-worse", stop=1250),
 }
 VOCABULARY = 2048
 CONTEXT = 512
@@ -92,7 +94,7 @@ def train(preset, params, tokenizer, steps, minutes, keep, log=print):
     start, step, progress, losses = time.monotonic(), 0, 0.0, []
     for phase, (until, rows, length, sources) in enumerate(phases):
         packer = Packer(tokenizer, 1000 * preset["seed"] + phase, length, sources)
-        while progress < until:
+        while progress < until and (minutes or step < preset["stop"]):
             step += 1
             progress = (time.monotonic() - start) / (60 * minutes) if minutes else step / steps
             warm = min(1.0, step / 50)
