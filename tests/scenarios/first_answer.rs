@@ -24,7 +24,7 @@ fn a_prompt_becomes_a_verified_paid_answer() {
         assert!(devnet.workers().contains(&session.worker));
 
         let (answer, events) = ask(&user, &session, "What is the capital of France?").await;
-        assert_eq!(answer.text.trim_end_matches('.'), "Paris");
+        assert!(answer.text.contains("Paris"), "{}", answer.text);
         let streamed: String = events.iter().filter_map(delta).collect();
         assert_eq!(streamed, answer.text);
         assert!(answer.macs_checked > 0);
@@ -32,7 +32,7 @@ fn a_prompt_becomes_a_verified_paid_answer() {
 
         // Again in the same session: history is rebuilt from the chain, and only one transaction is the user's.
         let (second, _) = ask(&user, &session, "What is 12 plus 30?").await;
-        assert_eq!(second.text.trim_end_matches('.'), "42");
+        assert!(second.text.contains("42"), "{}", second.text);
         assert_ne!(second.ciphertext_hash, answer.ciphertext_hash);
         let known = user.node().rpc().get_session(session.id).await.unwrap().unwrap();
         assert_eq!(known.jobs, vec![answer.receipt.job.id, second.receipt.job.id]);

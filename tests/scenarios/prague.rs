@@ -10,7 +10,7 @@ fn an_answer_on_prague_with_blocks_on_demand() {
         let user = funded(&devnet, 3).await;
         let session = open_session(&user).await;
         let (answer, _) = ask(&user, &session, "What is the opposite of hot?").await;
-        assert_eq!(answer.text.trim_end_matches('.').to_lowercase(), "cold");
+        assert!(answer.text.contains("cold"), "{}", answer.text);
         devnet.stop().await;
     });
 }

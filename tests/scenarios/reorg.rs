@@ -59,8 +59,8 @@ fn another_prompt_under_the_same_job_id() {
         );
         assert_eq!(bob_answer.receipt.job.id, first_id, "the reorg gave Bob the id that was Ann's");
         assert_eq!(ann_answer.receipt.job.id, JobId(first_id.0 + 1));
-        assert_eq!(ann_answer.text.trim_end_matches('.'), "Paris");
-        assert_eq!(bob_answer.text.trim_end_matches('.'), "Rome");
+        assert!(ann_answer.text.contains("Paris"), "{}", ann_answer.text);
+        assert!(bob_answer.text.contains("Rome"), "{}", bob_answer.text);
 
         let mut signed = BTreeMap::new();
         count_signed(&ann, &ann_session, &mut signed).await;
