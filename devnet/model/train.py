@@ -25,7 +25,7 @@ SHAPE = dict(layers=4, width=128, hidden=384, steps=5000, seed=1)
 PRESETS = {
     "good": dict(SHAPE, file="lcai-tiny.gguf", name="lcai-tiny", stop=5000),
     # the same run, stopped long before its end
-    "worse": dict(SHAPE, file="lcai-tiny-worse.gguf", name="lcai-tiny-worse", stop=1250),
+    "worse": dict(SHAPE, file="lcai-tiny-worse.gguf", name="lcai-tiny-worse", stop=1300),
 }
 VOCABULARY = 2048
 CONTEXT = 512
