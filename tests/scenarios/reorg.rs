@@ -134,8 +134,15 @@ async fn count_signed(
     session: &UserSession,
     signed: &mut BTreeMap<(JobId, SessionId), BTreeSet<B256>>,
 ) {
-    let token = user.token().await.unwrap();
-    let envelopes: Vec<Envelope> = user.node().rpc().poll_frames(token, session.id, 0, 0).await.unwrap();
+    let mut envelopes: Vec<Envelope> = Vec::new();
+    loop {
+        let (token, cursor) = (user.token().await.unwrap(), envelopes.last().map_or(0, |e| e.cursor));
+        let more = user.node().rpc().poll_frames(token, session.id, cursor, 1_000).await.unwrap();
+        if more.is_empty() {
+            break;
+        }
+        envelopes.extend(more);
+    }
     for frame in envelopes.into_iter().map(|e| e.frame).filter(|f| f.frame_type == FrameType::Complete) {
         let hash = alloy_primitives::keccak256(&frame.payload);
         signed.entry((frame.job_id, frame.session_id)).or_default().insert(hash);

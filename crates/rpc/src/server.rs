@@ -35,6 +35,8 @@ use tokio::{sync::watch, time::timeout};
 
 /// Longest wait of `lcai_pollFrames`, milliseconds.
 pub const MAX_POLL_MS: u64 = 30_000;
+/// Shortest wait, milliseconds.
+const MIN_POLL_MS: u64 = 100;
 /// Longest model name taken, bytes.
 const MAX_MODEL_NAME: usize = 256;
 /// Blocks an extension or the feed may be behind in a healthy node.
@@ -290,7 +292,8 @@ impl LcaiApiServer for LcaiRpc {
         timeout_ms: u64,
     ) -> RpcResult<Vec<Envelope>> {
         let mut reader = self.reader(&token, session, cursor).await?;
-        let wait = Duration::from_millis(timeout_ms.min(MAX_POLL_MS));
+        // Reading what is stored takes a moment too: a caller who does not want to wait still gets it.
+        let wait = Duration::from_millis(timeout_ms.clamp(MIN_POLL_MS, MAX_POLL_MS));
         match timeout(wait, reader.next()).await {
             Ok(batch) => Ok(envelopes(&batch?)?),
             Err(_) => Ok(Vec::new()),
