@@ -5,5 +5,5 @@ cd "$(dirname "$0")"
 # --force: the compiler then sees all sources at once, as CI does, and the bytecode cannot depend on what was cached.
 forge="tools/forge"
 [ -d node_modules ] || npm ci --ignore-scripts --no-audit --no-fund
-nice -n 5 "$forge" build --force src
+nice -n 5 "$forge" build --force --out artifacts --cache-path artifacts/cache src
 node tools/artifacts.mjs "$@"

@@ -33,7 +33,7 @@ const key = (e) => `${e.type}|${e.name ?? ''}|${(e.inputs ?? []).map((i) => i.ty
 
 for (const entry of CONTRACTS) {
   const [file, name = file] = entry.split(':');
-  const artefact = JSON.parse(readFileSync(join(root, `out/${file}.sol/${name}.json`), 'utf8'));
+  const artefact = JSON.parse(readFileSync(join(root, `artifacts/${file}.sol/${name}.json`), 'utf8'));
   const size = (artefact.deployedBytecode.object.length - 2) / 2;
   if (size > MAX_CODE) {
     console.error(`${name}: ${size} bytes of code, the limit is ${MAX_CODE}`);

@@ -34,7 +34,7 @@ function flatten(layout) {
 }
 
 for (const name of CONTRACTS) {
-  const { storageLayout } = JSON.parse(readFileSync(join(root, `out/${name}.sol/${name}.json`), 'utf8'));
+  const { storageLayout } = JSON.parse(readFileSync(join(root, `artifacts/${name}.sol/${name}.json`), 'utf8'));
   const now = flatten(storageLayout);
   const path = join(root, `storage-layout/${name}.json`);
   const before = existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')) : [];
