@@ -62,6 +62,9 @@ contract JobsTest is Base {
     function test_inactivityEdges() public {
         vm.warp(time() + 1800);
         submit(sessionId);
+        // A job keeps its session awake.
+        vm.warp(time() + 1800);
+        submit(sessionId);
         vm.warp(time() + 1801);
         vm.prank(user);
         vm.expectRevert(abi.encodeWithSelector(IJobRegistry.SessionNotActive.selector, sessionId));
