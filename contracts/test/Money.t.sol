@@ -250,6 +250,7 @@ contract MoneyTest is Base {
         who.arm(address(workers), abi.encodeCall(workers.deregisterWorker, ()));
         who.act(address(workers), 0, abi.encodeCall(workers.deregisterWorker, ()));
         vm.assertFalse(who.succeeded(), "left twice");
+        vm.assertEq(bytes32(who.failure()), bytes32(ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector));
         vm.assertEq(address(who).balance, 2 * MIN_STAKE);
     }
 

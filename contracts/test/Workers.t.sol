@@ -139,6 +139,8 @@ contract WorkersTest is Base {
         complete(job);
         vm.warp(time() + 3601);
         jobs.releaseJob(job);
+        vm.prank(worker);
+        workers.removeSupportedModel(MODEL);
         uint256 before = worker.balance;
         vm.prank(worker);
         vm.expectEmit(address(workers));
