@@ -164,11 +164,20 @@ impl BlobService {
         let (store, keep_until) = (Arc::clone(&self.store), now.saturating_add(publisher.config.keep));
         let (hash, sidecar) = blocking(move || prepare(&store, &data, form, keep_until)).await?;
         let to_self = TxSpec::blob(publisher.lane.account(), Bytes::new(), sidecar);
-        let sent = publisher.lane.send(TxSpec { gas_limit: Some(TRANSFER_GAS), ..to_self });
-        match timeout(publisher.config.patience, sent).await {
-            Ok(Ok(sent)) => Ok((hash, sent.hash)),
+        let taken = publisher.lane.submit(TxSpec { gas_limit: Some(TRANSFER_GAS), ..to_self });
+        match timeout(publisher.config.patience, taken).await {
+            Ok(Ok((transaction, included))) => {
+                // The caller goes on with submitJob; that the blob is included is seen to here.
+                tokio::spawn(async move {
+                    if let Err(error) = included.await {
+                        tracing::warn!(%error, %hash, "a published blob was not included");
+                        counter!("lcai_rpc_blobs_not_included_total").increment(1);
+                    }
+                });
+                Ok((hash, transaction))
+            }
             Ok(Err(error)) => Err(refused(&error, hash)),
-            Err(_) => Err(LcaiError::NotYet(format!("blob {hash} is sent and not included yet"))),
+            Err(_) => Err(LcaiError::NotYet(format!("blob {hash} waits to be sent"))),
         }
     }
 }

@@ -225,7 +225,7 @@ impl std::fmt::Debug for Login {
 pub struct PublishedBlob {
     /// The blob's versioned hash: the argument of `submitJob`.
     pub versioned_hash: B256,
-    /// The type-3 transaction, included in a block when this is returned.
+    /// The type-3 transaction, in the pool when this is returned; submitJob need not wait for its block.
     pub transaction_hash: TxHash,
     /// What the account may still publish in the current quota period.
     pub quota_left: u64,

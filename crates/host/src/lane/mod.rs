@@ -200,6 +200,8 @@ const QUEUE: usize = 256;
 /// What waits for the worker.
 struct Job {
     spec: TxSpec,
+    /// Told the hash once the pool has the transaction.
+    taken: Option<oneshot::Sender<B256>>,
     reply: oneshot::Sender<Result<Sent, LaneError>>,
 }
 
@@ -252,15 +254,40 @@ impl TxLane {
 
     /// Sends a transaction and waits until it is included. When the caller stops waiting it goes on all the same.
     pub async fn send(&self, spec: TxSpec) -> Result<Sent, LaneError> {
+        self.enqueue(spec, None).await?.await.map_err(|_| LaneError::Closed)?
+    }
+
+    /// As [`Self::send`], but returns as soon as the pool has the transaction: its hash then (a replacement for more gets
+    /// another), and what becomes of it for whoever waits.
+    pub async fn submit(
+        &self,
+        spec: TxSpec,
+    ) -> Result<(B256, impl Future<Output = Result<Sent, LaneError>> + Send + 'static), LaneError> {
+        let (taken, hash) = oneshot::channel();
+        let answer = self.enqueue(spec, Some(taken)).await?;
+        match hash.await {
+            Ok(hash) => Ok((hash, async move { answer.await.map_err(|_| LaneError::Closed)? })),
+            // Never in the pool: the answer says why.
+            Err(_) => match answer.await.map_err(|_| LaneError::Closed)? {
+                Err(error) => Err(error),
+                Ok(_) => Err(LaneError::Closed),
+            },
+        }
+    }
+
+    async fn enqueue(
+        &self,
+        spec: TxSpec,
+        taken: Option<oneshot::Sender<B256>>,
+    ) -> Result<oneshot::Receiver<Result<Sent, LaneError>>, LaneError> {
         if spec.class() != self.config.class {
             return Err(LaneError::WrongClass { lane: self.config.class, given: spec.class() });
         }
         let (reply, answer) = oneshot::channel();
         let queue = self.queue();
-        queue.send(Job { spec, reply }).await.map_err(|_| LaneError::Closed)?;
-        // Not held while waiting: the worker ends when the lane does.
-        drop(queue);
-        answer.await.map_err(|_| LaneError::Closed)?
+        queue.send(Job { spec, taken, reply }).await.map_err(|_| LaneError::Closed)?;
+        // The queue is not held while waiting: the worker ends when the lane does.
+        Ok(answer)
     }
 
     /// The worker's queue; starts a worker when there is none, or when it ended by a panic.

@@ -92,6 +92,10 @@ impl Worker {
     async fn begin(&mut self, job: Job) {
         match self.submit(&job.spec).await {
             Ok(Submitted { nonce, gas_limit, fees, hash, raw }) => {
+                if let Some(taken) = job.taken {
+                    // Whoever asked may have gone; the transaction is sent all the same.
+                    let _ = taken.send(hash);
+                }
                 let now = Instant::now();
                 let pending = Pending {
                     spec: job.spec,
