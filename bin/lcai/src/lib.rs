@@ -9,7 +9,6 @@ pub mod devnet;
 pub mod exit;
 pub mod keys;
 pub mod logging;
-pub mod node;
 pub mod progress;
 pub mod worker;
 

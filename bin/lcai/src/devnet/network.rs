@@ -1,12 +1,7 @@
 //! Starting and stopping a devnet.
 
 use super::accounts::{DevAccounts, Role};
-use crate::{
-    ask::DEFAULT_MODEL,
-    exit::UsageError,
-    node::{Node, NodeConfig},
-    progress::Progress,
-};
+use crate::{ask::DEFAULT_MODEL, exit::UsageError, progress::Progress};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_signer_local::PrivateKeySigner;
 use jsonrpsee::RpcModule;
@@ -17,6 +12,7 @@ use lcai_genesis::{Fork, GenesisSpec, ModelSpec, ProtocolParams};
 use lcai_host::HostClient;
 use lcai_host_rpc::{NotifierConfig, RpcClient, RpcNotifier};
 use lcai_inference::{Backend, EmbeddedBackend, EmbeddedModel};
+use lcai_node::{Node, NodeConfig};
 use lcai_primitives::contracts::Deployment;
 use lcai_rpc::{Rate, RpcHandle, ServerLimits, serve};
 use lcai_sidecar::{Worker, WorkerConfig, WorkerHandle, WorkerKeys, register_worker};
