@@ -12,7 +12,10 @@ use jsonrpsee::{
     core::{client::Subscription, params::ArrayParams},
     rpc_params,
 };
-use lcai_host::{BlockRef, Call, FeedLog, Heads, HostClient, HostError, Receipt, TransactionRequest};
+use lcai_host::{
+    BlockRef, Call, ChainReader, FeedBlock, FeedLog, Heads, HostClient, HostError, IncludedBlob, Receipt,
+    TransactionRequest,
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::{fmt, sync::Arc, time::Duration};
@@ -220,6 +223,54 @@ impl HostClient for RpcClient {
             other => other,
         }
     }
+}
+
+#[async_trait]
+impl ChainReader for RpcClient {
+    async fn hash_at(&self, number: u64) -> Result<Option<B256>, HostError> {
+        Ok(self.header_at(number).await?.map(|header| header.hash))
+    }
+
+    async fn block_at(&self, number: u64, watched: &[Address]) -> Result<Option<FeedBlock>, HostError> {
+        let Some(header) = self.header_at(number).await? else { return Ok(None) };
+        let hash = header.hash;
+        match self.feed_block(header, watched).await {
+            Ok(block) => Ok(Some(block)),
+            // A node answers for a block that just left the chain with an error, or for the block now at its height.
+            Err(_) if self.hash_at(number).await? != Some(hash) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl RpcClient {
+    async fn feed_block(&self, header: Header, watched: &[Address]) -> Result<FeedBlock, HostError> {
+        let hash = header.hash;
+        let blobs = match header.blob_gas_used {
+            Some(used) if used.is_zero() => Vec::new(),
+            _ => included_blobs(self.full_block(hash).await?),
+        };
+        Ok(FeedBlock {
+            number: header.number.to(),
+            hash,
+            parent_hash: header.parent_hash,
+            timestamp: header.timestamp.to(),
+            logs: self.logs(hash, watched).await?,
+            blobs,
+            reads: Vec::new(),
+        })
+    }
+}
+
+fn included_blobs(block: FullBlock) -> Vec<IncludedBlob> {
+    let mut blobs = Vec::new();
+    for transaction in block.transactions {
+        let hashes = transaction.blob_versioned_hashes.unwrap_or_default();
+        for (index, versioned_hash) in (0..).zip(hashes) {
+            blobs.push(IncludedBlob { transaction_hash: transaction.hash, index, versioned_hash });
+        }
+    }
+    blobs
 }
 
 /// The texts of geth, Reth and ethrex for a transaction the pool has.

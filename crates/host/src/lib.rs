@@ -2,6 +2,7 @@
 //!
 //! - [`HostNotifier`] and [`HostClient`] are the narrow contract between a chain and the extensions; `lcai-host-rpc`
 //!   implements them over JSON-RPC, `bin/lcai-reth` over an ExEx context.
+//! - [`ChainWalker`] is the one algorithm by which both follow a chain.
 //! - [`FeedWriter`] is the only writer of the journal's first layer: blocks with our contracts' logs.
 //! - [`Extension`] is a pure core; [`ExtensionRunner`] gives it blocks and inputs, keeps its cursor, state, undo and
 //!   effect intents in one transaction, and hands intents to an [`EffectHandler`] once they are deep enough.
@@ -26,6 +27,7 @@ mod table;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 pub use block::{BlockRef, Call, FeedBlock, FeedLog, Heads, IncludedBlob, StateRead};
 pub use effect::{EffectContext, EffectDepth, EffectHandler, EffectOutcome, Intent, IntentId, OnRepeat};
@@ -42,3 +44,4 @@ pub use lane::{LaneClass, LaneConfig, LaneError, Sent, TxLane, TxSpec};
 pub use runner::{BlockEvent, ExtensionHandle, ExtensionRunner, RunnerConfig, RunnerError};
 pub use supervisor::{FailedTask, RestartPolicy, Supervisor, TaskError};
 pub use table::{AnyTable, RawChange, Table};
+pub use walk::{ChainReader, ChainWalker, WalkConfig};
