@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.28;
 
-import {PausableUpgradeable} from "@openzeppelin/contracts-upgradeable/utils/PausableUpgradeable.sol";
-import {UUPSUpgradeable} from "@openzeppelin/contracts-upgradeable/proxy/utils/UUPSUpgradeable.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {IAIConfig} from "./interfaces/IAIConfig.sol";
@@ -25,24 +23,12 @@ import {TypedData} from "./lib/TypedData.sol";
 ///
 /// Pausing stops what brings new money or new work in: sessions, jobs, deposits. Everything that ends work or pays
 /// money out stays open, so that a pause can neither lock a balance nor cost a worker its stake.
-contract JobRegistry is
-    PausableUpgradeable,
-    UUPSUpgradeable,
-    ReentrancyGuardTransient,
-    Guarded,
-    IJobRegistry,
-    IJobRegistryExtra
-{
+contract JobRegistry is ReentrancyGuardTransient, Guarded, IJobRegistry, IJobRegistryExtra {
     using JobStorage for JobStorage.State;
     using Payments for JobStorage.State;
     using SafeCast for uint256;
 
     JobStorage.State private _s;
-
-    /// @custom:oz-upgrades-unsafe-allow constructor
-    constructor() {
-        _disableInitializers();
-    }
 
     /// @param _treasury receives the protocol share of every fee
     /// @param _feePool receives the validators' share of every fee
@@ -56,9 +42,7 @@ contract JobRegistry is
         address _guardian
     ) external initializer {
         if (_workerRegistry == address(0) || _aiConfig == address(0)) revert ZeroAddress();
-        __Ownable_init(_initialOwner);
-        __Pausable_init();
-        __Guarded_init(_guardian);
+        __Guarded_init(_initialOwner, _guardian);
         _s.workerRegistry = IWorkerRegistry(_workerRegistry);
         _s.aiConfig = IAIConfig(_aiConfig);
         _setPayees(_treasury, _feePool);
@@ -155,21 +139,34 @@ contract JobRegistry is
         uint256 expiry,
         bytes calldata userSig
     ) external payable whenNotPaused nonReentrant returns (uint256 jobId) {
-        JobStorage.Session storage x = _s.session(sessionId);
-        bytes32 blobHash = _blobHash(blobIndex);
-        uint256 fee = _fee(x.modelId);
-        if (fee > maxFee) revert FeeAboveMaximum(fee, maxFee);
-        if (block.timestamp > expiry) revert SignatureExpired(expiry, block.timestamp);
-        if (msg.sender != x.user) {
-            bytes32 structHash = keccak256(
-                abi.encode(TypedData.SUBMIT_JOB_TYPEHASH, sessionId, uint256(x.jobCount), blobHash, maxFee, expiry)
-            );
-            if (TypedData.signer(structHash, userSig) != x.user) revert InvalidUserSignature();
+        uint256 fee;
+        (jobId, fee) = _submitWithBlob(sessionId, blobIndex, maxFee, expiry, userSig);
+        if (msg.value != 0) _takeValue(fee);
+    }
+
+    /// @notice As many submissions, each as in `submitJobWithBlob`, as the transaction has blobs: of one session or
+    /// several, of one user or several. A value pays the fees of all, without one each user's prepaid balance pays its
+    /// own. One that fails reverts them all.
+    function submitJobsWithBlobs(
+        uint256[] calldata sessionIds,
+        uint256[] calldata blobIndexes,
+        uint256[] calldata maxFees,
+        uint256[] calldata expiries,
+        bytes[] calldata userSigs
+    ) external payable whenNotPaused nonReentrant returns (uint256[] memory jobIds) {
+        uint256 n = sessionIds.length;
+        if (blobIndexes.length != n || maxFees.length != n || expiries.length != n || userSigs.length != n) {
+            revert LengthMismatch();
         }
-        bool prepaid = msg.value == 0;
-        if (prepaid) _takePrepaid(x.user, fee);
-        jobId = _submit(sessionId, x, blobHash, fee, prepaid);
-        if (!prepaid) _takeValue(fee);
+        jobIds = new uint256[](n);
+        uint256 fees;
+        for (uint256 i = 0; i < n; ++i) {
+            uint256 fee;
+            (jobIds[i], fee) =
+                _submitWithBlob(sessionIds[i], blobIndexes[i], maxFees[i], expiries[i], userSigs[i]);
+            fees += fee;
+        }
+        if (msg.value != 0) _takeValue(fees);
     }
 
     function acknowledgeJob(uint256 jobId) external {
@@ -331,14 +328,6 @@ contract JobRegistry is
         _setPayees(treasury_, feePool_);
     }
 
-    function pause() external onlyGuardianOrOwner {
-        _pause();
-    }
-
-    function unpause() external onlyOwner {
-        _unpause();
-    }
-
     // ------------------------------------------------------------------- views
 
     function getJob(uint256 jobId) external view returns (Job memory) {
@@ -490,6 +479,30 @@ contract JobRegistry is
         _s.workerRegistry.incrementActiveJobs(worker, modelId);
     }
 
+    /// @dev The caller takes the fee where the transaction carries a value.
+    function _submitWithBlob(
+        uint256 sessionId,
+        uint256 blobIndex,
+        uint256 maxFee,
+        uint256 expiry,
+        bytes calldata userSig
+    ) private returns (uint256 jobId, uint256 fee) {
+        JobStorage.Session storage x = _s.session(sessionId);
+        bytes32 blobHash = _blobHash(blobIndex);
+        fee = _fee(x.modelId);
+        if (fee > maxFee) revert FeeAboveMaximum(fee, maxFee);
+        if (block.timestamp > expiry) revert SignatureExpired(expiry, block.timestamp);
+        if (msg.sender != x.user) {
+            bytes32 structHash = keccak256(
+                abi.encode(TypedData.SUBMIT_JOB_TYPEHASH, sessionId, uint256(x.jobCount), blobHash, maxFee, expiry)
+            );
+            if (TypedData.signer(structHash, userSig) != x.user) revert InvalidUserSignature();
+        }
+        bool prepaid = msg.value == 0;
+        if (prepaid) _takePrepaid(x.user, fee);
+        jobId = _submit(sessionId, x, blobHash, fee, prepaid);
+    }
+
     function _takeValue(uint256 fee) private {
         if (msg.value < fee) revert InsufficientFee(fee, msg.value);
         _s.push(msg.sender, msg.value - fee);
@@ -549,6 +562,4 @@ contract JobRegistry is
         _s.feePool = feePool_;
         emit PayeesUpdated(treasury_, feePool_);
     }
-
-    function _authorizeUpgrade(address) internal override onlyOwner {}
 }

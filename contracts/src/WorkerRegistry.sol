@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity ^0.8.28;
 
-import {PausableUpgradeable} from "@openzeppelin/contracts-upgradeable/utils/PausableUpgradeable.sol";
-import {UUPSUpgradeable} from "@openzeppelin/contracts-upgradeable/proxy/utils/UUPSUpgradeable.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {P256} from "@openzeppelin/contracts/utils/cryptography/P256.sol";
 import {Checkpoints} from "@openzeppelin/contracts/utils/structs/Checkpoints.sol";
@@ -21,14 +19,7 @@ import {Push} from "./lib/Push.sol";
 /// time by swap-and-pop. A worker lists at most `MAX_MODELS` models, so leaving all its sets is bounded. What the
 /// owner changes (minimum stake, whitelist) can leave stale members behind; every read checks eligibility afresh, and
 /// `syncEligibility` drops them.
-contract WorkerRegistry is
-    PausableUpgradeable,
-    UUPSUpgradeable,
-    ReentrancyGuardTransient,
-    Guarded,
-    IWorkerRegistry,
-    IWorkerRegistryExtra
-{
+contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, IWorkerRegistryExtra {
     using Checkpoints for Checkpoints.Trace208;
     using SafeCast for uint256;
 
@@ -83,11 +74,6 @@ contract WorkerRegistry is
         _;
     }
 
-    /// @custom:oz-upgrades-unsafe-allow constructor
-    constructor() {
-        _disableInitializers();
-    }
-
     /// @param _guardian may pause until it is sunset; zero for none
     function initialize(
         address _initialOwner,
@@ -97,9 +83,7 @@ contract WorkerRegistry is
         address _guardian
     ) external initializer {
         if (_aiConfig == address(0) || _jobRegistry == address(0) || _treasury == address(0)) revert ZeroAddress();
-        __Ownable_init(_initialOwner);
-        __Pausable_init();
-        __Guarded_init(_guardian);
+        __Guarded_init(_initialOwner, _guardian);
         _s.aiConfig = IAIConfig(_aiConfig);
         _s.jobRegistry = _jobRegistry;
         _s.treasury = _treasury;
@@ -304,14 +288,6 @@ contract WorkerRegistry is
         address to = _s.treasury;
         emit SlashedFundsWithdrawn(to, amount);
         if (!Push.unlimited(to, amount)) revert TransferFailed();
-    }
-
-    function pause() external onlyGuardianOrOwner {
-        _pause();
-    }
-
-    function unpause() external onlyOwner {
-        _unpause();
     }
 
     // ------------------------------------------------------------------- views
@@ -549,6 +525,4 @@ contract WorkerRegistry is
         if (amount == 0) return;
         _s.totalStaked.push(block.number.toUint48(), (_s.totalStaked.latest() - amount).toUint208());
     }
-
-    function _authorizeUpgrade(address) internal override onlyOwner {}
 }

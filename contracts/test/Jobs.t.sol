@@ -163,7 +163,7 @@ contract JobsTest is Base {
         vm.blobhashes(hashes);
     }
 
-    function submitSig(uint256 key, uint256 index, bytes32 hash, uint256 maxFee, uint256 expiry)
+    function submitSig(uint256 key, uint256 session, uint256 index, bytes32 hash, uint256 maxFee, uint256 expiry)
         internal
         view
         returns (bytes memory)
@@ -173,7 +173,7 @@ contract JobsTest is Base {
                 keccak256(
                     "SubmitJob(uint256 sessionId,uint256 jobIndex,bytes32 promptBlobHash,uint256 maxFee,uint256 expiry)"
                 ),
-                sessionId,
+                session,
                 index,
                 hash,
                 maxFee,
@@ -199,7 +199,7 @@ contract JobsTest is Base {
         vm.prank(user);
         jobs.deposit{value: 3 * FEE}();
         uint256 expiry = time() + 10;
-        bytes memory sig = submitSig(USER_KEY, 0, PROMPT, FEE, expiry);
+        bytes memory sig = submitSig(USER_KEY, sessionId, 0, PROMPT, FEE, expiry);
         vm.startPrank(keeper);
         vm.expectRevert(IJobRegistryExtra.InvalidUserSignature.selector);
         jobs.submitJobWithBlob(sessionId, 0, FEE, expiry, sig);
@@ -219,10 +219,10 @@ contract JobsTest is Base {
     function test_blobSubmissionBounds() public {
         oneBlob(PROMPT);
         uint256 expiry = time() + 10;
-        bytes memory sig = submitSig(USER_KEY, 0, PROMPT, FEE - 1, expiry);
+        bytes memory sig = submitSig(USER_KEY, sessionId, 0, PROMPT, FEE - 1, expiry);
         vm.expectRevert(abi.encodeWithSelector(IJobRegistryExtra.FeeAboveMaximum.selector, FEE, FEE - 1));
         jobs.submitJobWithBlob(sessionId, 1, FEE - 1, expiry, sig);
-        sig = submitSig(USER_KEY, 0, PROMPT, FEE, expiry);
+        sig = submitSig(USER_KEY, sessionId, 0, PROMPT, FEE, expiry);
         vm.warp(expiry + 1);
         vm.expectRevert(abi.encodeWithSelector(IJobRegistry.SignatureExpired.selector, expiry, expiry + 1));
         jobs.submitJobWithBlob(sessionId, 1, FEE, expiry, sig);
@@ -237,6 +237,135 @@ contract JobsTest is Base {
         uint256 before = user.balance;
         jobs.claimTimeout(id);
         vm.assertEq(user.balance - before, FEE);
+    }
+
+    struct Batch {
+        uint256[] sessions;
+        uint256[] indexes;
+        uint256[] maxFees;
+        uint256[] expiries;
+        bytes[] sigs;
+    }
+
+    bytes32 private constant FIRST_BLOB = bytes32(uint256(1) << 248 | 0xff);
+
+    /// @dev Two jobs of `sessionId` and one of `other`, in the blobs 0, 1 and 1, signed by the sessions' users.
+    function batch(uint256 other, uint256 otherKey) internal view returns (Batch memory b) {
+        b = Batch(new uint256[](3), new uint256[](3), new uint256[](3), new uint256[](3), new bytes[](3));
+        for (uint256 i = 0; i < 3; ++i) {
+            b.sessions[i] = i == 2 ? other : sessionId;
+            b.indexes[i] = i == 0 ? 0 : 1;
+            b.maxFees[i] = FEE;
+            b.expiries[i] = time() + 10;
+        }
+        b.sigs[0] = submitSig(USER_KEY, sessionId, 0, FIRST_BLOB, FEE, time() + 10);
+        b.sigs[1] = submitSig(USER_KEY, sessionId, 1, PROMPT, FEE, time() + 10);
+        b.sigs[2] = submitSig(otherKey, other, 0, PROMPT, FEE, time() + 10);
+    }
+
+    function sendBatch(Batch memory b, uint256 value) internal returns (uint256[] memory) {
+        return jobs.submitJobsWithBlobs{value: value}(b.sessions, b.indexes, b.maxFees, b.expiries, b.sigs);
+    }
+
+    function test_batchOfSubmissionsSpendsEachUsersBalance() public {
+        oneBlob(PROMPT);
+        address user2 = vm.addr(0xb2);
+        uint256 other = openSession(user2, worker2);
+        Batch memory b = batch(other, 0xb2);
+        vm.prank(user);
+        jobs.deposit{value: 3 * FEE}();
+        // The second user has not paid in: nobody's job is taken.
+        vm.startPrank(keeper);
+        vm.expectRevert(abi.encodeWithSelector(IJobRegistry.InsufficientBalance.selector, user2, FEE, 0));
+        sendBatch(b, 0);
+        vm.stopPrank();
+        vm.assertEq(jobs.jobCount(), 0);
+        vm.deal(user2, FEE);
+        vm.prank(user2);
+        jobs.deposit{value: FEE}();
+        vm.prank(keeper);
+        uint256[] memory ids = sendBatch(b, 0);
+        vm.assertEq(ids.length, 3);
+        for (uint256 i = 0; i < 3; ++i) {
+            vm.assertEq(ids[i], i + 1);
+            vm.assertEq(jobs.getJob(ids[i]).sessionId, b.sessions[i]);
+            vm.assertEq(jobs.getJob(ids[i]).promptBlobHash, i == 0 ? FIRST_BLOB : PROMPT);
+            vm.assertEq(jobs.getJob(ids[i]).escrowedFee, FEE);
+        }
+        vm.assertEq(jobs.prepaidBalanceOf(user), FEE);
+        vm.assertEq(jobs.prepaidBalanceOf(user2), 0);
+        // Every signature names its job's index: the whole batch is spent.
+        vm.startPrank(keeper);
+        vm.expectRevert(IJobRegistryExtra.InvalidUserSignature.selector);
+        sendBatch(b, 0);
+        vm.stopPrank();
+    }
+
+    function test_batchOfSubmissionsPaidByValue() public {
+        oneBlob(PROMPT);
+        Batch memory b = batch(openSession(vm.addr(0xb2), worker2), 0xb2);
+        vm.deal(keeper, 5 * FEE);
+        vm.startPrank(keeper);
+        vm.expectRevert(abi.encodeWithSelector(IJobRegistry.InsufficientFee.selector, 3 * FEE, 3 * FEE - 1));
+        sendBatch(b, 3 * FEE - 1);
+        uint256[] memory ids = sendBatch(b, 4 * FEE);
+        vm.stopPrank();
+        // Each job is paid once, the excess comes back once, refunds go to the users.
+        vm.assertEq(keeper.balance, 2 * FEE);
+        vm.assertEq(address(jobs).balance, 3 * FEE);
+        vm.warp(time() + 91);
+        uint256 before = user.balance;
+        for (uint256 i = 0; i < 3; ++i) {
+            jobs.claimTimeout(ids[i]);
+        }
+        vm.assertEq(user.balance - before, 2 * FEE);
+        vm.assertEq(vm.addr(0xb2).balance, FEE);
+        vm.assertEq(address(jobs).balance, 0);
+    }
+
+    function test_batchOfSubmissionsBounds() public {
+        oneBlob(PROMPT);
+        uint256 other = openSession(vm.addr(0xb2), worker2);
+        vm.deal(user, 100 * FEE);
+        for (uint256 i = 1; i < 5; ++i) {
+            Batch memory short = batch(other, 0xb2);
+            if (i == 1) short.indexes = new uint256[](2);
+            if (i == 2) short.maxFees = new uint256[](2);
+            if (i == 3) short.expiries = new uint256[](4);
+            if (i == 4) short.sigs = new bytes[](2);
+            vm.expectRevert(IJobRegistryExtra.LengthMismatch.selector);
+            sendBatch(short, 3 * FEE);
+        }
+        Batch memory b = batch(other, 0xb2);
+        b.indexes[2] = 2;
+        vm.expectRevert(abi.encodeWithSelector(IJobRegistryExtra.BlobNotFound.selector, 2));
+        sendBatch(b, 3 * FEE);
+        b = batch(other, 0xb2);
+        b.maxFees[1] = FEE - 1;
+        vm.expectRevert(abi.encodeWithSelector(IJobRegistryExtra.FeeAboveMaximum.selector, FEE, FEE - 1));
+        sendBatch(b, 3 * FEE);
+        b = batch(other, 0xb2);
+        b.expiries[2] = time() - 1;
+        vm.expectPartialRevert(IJobRegistry.SignatureExpired.selector);
+        sendBatch(b, 3 * FEE);
+        // Swapped signatures; the user's own jobs need none.
+        b = batch(other, 0xb2);
+        (b.sigs[0], b.sigs[1]) = (b.sigs[1], b.sigs[0]);
+        vm.expectRevert(IJobRegistryExtra.InvalidUserSignature.selector);
+        sendBatch(b, 3 * FEE);
+        b.sigs[0] = b.sigs[1] = "";
+        vm.prank(user);
+        vm.assertEq(sendBatch(b, 3 * FEE).length, 3);
+        // An empty batch does nothing and keeps nothing.
+        Batch memory none;
+        uint256 before = user.balance;
+        vm.prank(user);
+        vm.assertEq(sendBatch(none, FEE).length, 0);
+        vm.assertEq(user.balance, before);
+        vm.prank(guardian);
+        jobs.pause();
+        vm.expectPartialRevert(PausableUpgradeable.EnforcedPause.selector);
+        sendBatch(none, 0);
     }
 
     function completeSig(uint256 key, uint256 id, bytes32 hash, bytes32 ciphertextHash)

@@ -12,12 +12,18 @@ use crate::error::GenesisError;
 pub enum Contract {
     /// AIConfig.
     AiConfig,
+    /// CanaryLedger.
+    CanaryLedger,
     /// Library of JobRegistry.
     Disputes,
     /// OpenZeppelin's ERC1967Proxy.
     Erc1967Proxy,
     /// JobRegistry.
     JobRegistry,
+    /// ReputationRegistry.
+    ReputationRegistry,
+    /// SessionManager.
+    SessionManager,
     /// Library of JobRegistry.
     SessionOps,
     /// Library of JobRegistry.
@@ -32,9 +38,12 @@ impl Contract {
     const fn artefact(self) -> &'static str {
         match self {
             Self::AiConfig => include_str!("../../bytecode/AIConfig.json"),
+            Self::CanaryLedger => include_str!("../../bytecode/CanaryLedger.json"),
             Self::Disputes => include_str!("../../bytecode/Disputes.json"),
             Self::Erc1967Proxy => include_str!("../../bytecode/ERC1967Proxy.json"),
             Self::JobRegistry => include_str!("../../bytecode/JobRegistry.json"),
+            Self::ReputationRegistry => include_str!("../../bytecode/ReputationRegistry.json"),
+            Self::SessionManager => include_str!("../../bytecode/SessionManager.json"),
             Self::SessionOps => include_str!("../../bytecode/SessionOps.json"),
             Self::Settlement => include_str!("../../bytecode/Settlement.json"),
             Self::TimelockController => include_str!("../../bytecode/TimelockController.json"),

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use alloy_genesis::{Genesis, GenesisAccount};
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::{SolCall, SolConstructor, sol};
-use lcai_primitives::contracts::{AIConfig, JobRegistry, WorkerRegistry};
+use lcai_primitives::contracts::{
+    AIConfig, CanaryLedger, JobRegistry, ReputationRegistry, SessionManager, WorkerRegistry,
+};
 use lcai_primitives::{Deployment, ModelId};
 
 use crate::addresses;
@@ -61,6 +63,7 @@ pub fn build(spec: &GenesisSpec) -> Result<BuiltGenesis, GenesisError> {
     deploy_implementations(&mut sandbox)?;
     deploy_timelocks(&mut sandbox, spec)?;
     deploy_proxies(&mut sandbox, spec)?;
+    introduce(&mut sandbox)?;
     set_params(&mut sandbox, &spec.params)?;
     for model in &spec.models {
         open_model(&mut sandbox, model)?;
@@ -77,8 +80,9 @@ pub fn build(spec: &GenesisSpec) -> Result<BuiltGenesis, GenesisError> {
         worker_registry: addresses::WORKER_REGISTRY,
         ai_config: addresses::AI_CONFIG,
         job_registry: addresses::JOB_REGISTRY,
-        session_manager: None,
-        reputation_registry: None,
+        session_manager: Some(addresses::SESSION_MANAGER),
+        reputation_registry: Some(addresses::REPUTATION_REGISTRY),
+        canary_ledger: Some(addresses::CANARY_LEDGER),
     };
     Ok(BuiltGenesis { genesis, deployment })
 }
@@ -106,17 +110,57 @@ fn deploy_libraries(sandbox: &mut Sandbox) -> Result<(), GenesisError> {
     Ok(())
 }
 
+/// An upgradeable contract of the deployment.
+struct Upgradeable {
+    name: &'static str,
+    contract: Contract,
+    implementation: Address,
+    proxy: Address,
+}
+
+const UPGRADEABLES: [Upgradeable; 6] = [
+    Upgradeable {
+        name: "AIConfig",
+        contract: Contract::AiConfig,
+        implementation: addresses::AI_CONFIG_IMPLEMENTATION,
+        proxy: addresses::AI_CONFIG,
+    },
+    Upgradeable {
+        name: "WorkerRegistry",
+        contract: Contract::WorkerRegistry,
+        implementation: addresses::WORKER_REGISTRY_IMPLEMENTATION,
+        proxy: addresses::WORKER_REGISTRY,
+    },
+    Upgradeable {
+        name: "JobRegistry",
+        contract: Contract::JobRegistry,
+        implementation: addresses::JOB_REGISTRY_IMPLEMENTATION,
+        proxy: addresses::JOB_REGISTRY,
+    },
+    Upgradeable {
+        name: "ReputationRegistry",
+        contract: Contract::ReputationRegistry,
+        implementation: addresses::REPUTATION_REGISTRY_IMPLEMENTATION,
+        proxy: addresses::REPUTATION_REGISTRY,
+    },
+    Upgradeable {
+        name: "SessionManager",
+        contract: Contract::SessionManager,
+        implementation: addresses::SESSION_MANAGER_IMPLEMENTATION,
+        proxy: addresses::SESSION_MANAGER,
+    },
+    Upgradeable {
+        name: "CanaryLedger",
+        contract: Contract::CanaryLedger,
+        implementation: addresses::CANARY_LEDGER_IMPLEMENTATION,
+        proxy: addresses::CANARY_LEDGER,
+    },
+];
+
 fn deploy_implementations(sandbox: &mut Sandbox) -> Result<(), GenesisError> {
-    for (name, contract, address) in [
-        ("AIConfig implementation", Contract::AiConfig, addresses::AI_CONFIG_IMPLEMENTATION),
-        (
-            "WorkerRegistry implementation",
-            Contract::WorkerRegistry,
-            addresses::WORKER_REGISTRY_IMPLEMENTATION,
-        ),
-        ("JobRegistry implementation", Contract::JobRegistry, addresses::JOB_REGISTRY_IMPLEMENTATION),
-    ] {
-        sandbox.deploy(name, address, &creation_code(contract)?, &[])?;
+    for Upgradeable { name, contract, implementation, .. } in &UPGRADEABLES {
+        let what = format!("{name} implementation");
+        sandbox.deploy(&what, *implementation, &creation_code(*contract)?, &[])?;
     }
     Ok(())
 }
@@ -143,47 +187,77 @@ fn deploy_timelocks(sandbox: &mut Sandbox, spec: &GenesisSpec) -> Result<(), Gen
 }
 
 fn deploy_proxies(sandbox: &mut Sandbox, spec: &GenesisSpec) -> Result<(), GenesisError> {
-    let ai_config = AIConfig::initializeCall {
-        _initialOwner: DEPLOYER,
-        _dispatcher: spec.dispatcher,
-        _disputer: spec.disputer,
-    };
-    let worker_registry = WorkerRegistry::initializeCall {
-        _initialOwner: DEPLOYER,
-        _aiConfig: addresses::AI_CONFIG,
-        _jobRegistry: addresses::JOB_REGISTRY,
-        _treasury: addresses::TREASURY,
-        _guardian: spec.guardian,
-    };
-    let job_registry = JobRegistry::initializeCall {
-        _initialOwner: DEPLOYER,
-        _workerRegistry: addresses::WORKER_REGISTRY,
-        _aiConfig: addresses::AI_CONFIG,
-        _treasury: addresses::TREASURY,
-        _feePool: addresses::FEE_POOL,
-        _guardian: spec.guardian,
-    };
     let creation = creation_code(Contract::Erc1967Proxy)?;
-    for (name, address, implementation, initialize) in [
-        ("AIConfig proxy", addresses::AI_CONFIG, addresses::AI_CONFIG_IMPLEMENTATION, ai_config.abi_encode()),
-        (
-            "WorkerRegistry proxy",
-            addresses::WORKER_REGISTRY,
-            addresses::WORKER_REGISTRY_IMPLEMENTATION,
-            worker_registry.abi_encode(),
-        ),
-        (
-            "JobRegistry proxy",
-            addresses::JOB_REGISTRY,
-            addresses::JOB_REGISTRY_IMPLEMENTATION,
-            job_registry.abi_encode(),
-        ),
-    ] {
-        let arguments =
-            ERC1967Proxy::constructorCall { implementation, data: initialize.into() }.abi_encode();
-        sandbox.deploy(name, address, &creation, &arguments)?;
+    for Upgradeable { name, contract, implementation, proxy } in &UPGRADEABLES {
+        let data = initialiser(*contract, spec).into();
+        let arguments = ERC1967Proxy::constructorCall { implementation: *implementation, data }.abi_encode();
+        sandbox.deploy(&format!("{name} proxy"), *proxy, &creation, &arguments)?;
     }
     Ok(())
+}
+
+/// Calldata of `initialize`; what has none has nothing to initialise.
+fn initialiser(contract: Contract, spec: &GenesisSpec) -> Vec<u8> {
+    let (ai_config, job_registry) = (addresses::AI_CONFIG, addresses::JOB_REGISTRY);
+    match contract {
+        Contract::AiConfig => AIConfig::initializeCall {
+            _initialOwner: DEPLOYER,
+            _dispatcher: spec.dispatcher,
+            _disputer: spec.disputer,
+        }
+        .abi_encode(),
+        Contract::WorkerRegistry => WorkerRegistry::initializeCall {
+            _initialOwner: DEPLOYER,
+            _aiConfig: ai_config,
+            _jobRegistry: job_registry,
+            _treasury: addresses::TREASURY,
+            _guardian: spec.guardian,
+        }
+        .abi_encode(),
+        Contract::JobRegistry => JobRegistry::initializeCall {
+            _initialOwner: DEPLOYER,
+            _workerRegistry: addresses::WORKER_REGISTRY,
+            _aiConfig: ai_config,
+            _treasury: addresses::TREASURY,
+            _feePool: addresses::FEE_POOL,
+            _guardian: spec.guardian,
+        }
+        .abi_encode(),
+        Contract::ReputationRegistry => {
+            ReputationRegistry::initializeCall { _initialOwner: DEPLOYER, _jobRegistry: job_registry }
+                .abi_encode()
+        }
+        Contract::SessionManager => SessionManager::initializeCall {
+            initialOwner: DEPLOYER,
+            jobRegistry_: job_registry,
+            workerRegistry_: addresses::WORKER_REGISTRY,
+            aiConfig_: ai_config,
+            reputation_: addresses::REPUTATION_REGISTRY,
+        }
+        .abi_encode(),
+        Contract::CanaryLedger => CanaryLedger::initializeCall {
+            initialOwner: DEPLOYER,
+            jobRegistry_: job_registry,
+            aiConfig_: ai_config,
+        }
+        .abi_encode(),
+        Contract::Disputes
+        | Contract::Erc1967Proxy
+        | Contract::SessionOps
+        | Contract::Settlement
+        | Contract::TimelockController => Vec::new(),
+    }
+}
+
+/// Tells the contracts what their initialisers did not. Sortition stays off until AIConfig switches it on.
+fn introduce(sandbox: &mut Sandbox) -> Result<(), GenesisError> {
+    let reputation =
+        JobRegistry::setReputationRegistryCall { registry: addresses::REPUTATION_REGISTRY }.abi_encode();
+    let manager = AIConfig::setSessionManagerAddressCall { value: addresses::SESSION_MANAGER }.abi_encode();
+    let to = addresses::JOB_REGISTRY;
+    sandbox.call("JobRegistry.setReputationRegistry", DEPLOYER, to, reputation.into())?;
+    let to = addresses::AI_CONFIG;
+    sandbox.call("AIConfig.setSessionManagerAddress", DEPLOYER, to, manager.into()).map(drop)
 }
 
 fn set_params(sandbox: &mut Sandbox, params: &ProtocolParams) -> Result<(), GenesisError> {
@@ -248,13 +322,9 @@ fn open_model(sandbox: &mut Sandbox, model: &ModelSpec) -> Result<(), GenesisErr
 }
 
 fn hand_over(sandbox: &mut Sandbox) -> Result<(), GenesisError> {
-    for (name, proxy) in [
-        ("AIConfig", addresses::AI_CONFIG),
-        ("WorkerRegistry", addresses::WORKER_REGISTRY),
-        ("JobRegistry", addresses::JOB_REGISTRY),
-    ] {
+    for Upgradeable { name, proxy, .. } in &UPGRADEABLES {
         let transfer = Ownable::transferOwnershipCall { newOwner: addresses::TIMELOCK }.abi_encode().into();
-        sandbox.call(&format!("handing {name} to the timelock"), DEPLOYER, proxy, transfer)?;
+        sandbox.call(&format!("handing {name} to the timelock"), DEPLOYER, *proxy, transfer)?;
     }
     Ok(())
 }

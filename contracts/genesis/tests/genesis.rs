@@ -4,7 +4,9 @@
 use alloy_primitives::{Address, B256, Bytes, U256, address, keccak256};
 use alloy_sol_types::{SolCall, SolError, sol};
 use lcai_primitives::ModelId;
-use lcai_primitives::contracts::{AIConfig, JobRegistry, WorkerRegistry};
+use lcai_primitives::contracts::{
+    AIConfig, CanaryLedger, JobRegistry, ReputationRegistry, SessionManager, WorkerRegistry,
+};
 
 use lcai_genesis::{
     BuiltGenesis, Contract, DEPLOYER, Fork, GenesisError, GenesisSpec, LCAI, ModelSpec, Sandbox, addresses,
@@ -38,10 +40,17 @@ const SECOND_IMPLEMENTATION: Address = address!("0x00000000000000000000000000000
 /// EIP-1967: keccak256("eip1967.proxy.implementation") - 1.
 const IMPLEMENTATION_SLOT: &str = "eip1967.proxy.implementation";
 
-const PROXIES: [(Contract, Address, Address); 3] = [
+const PROXIES: [(Contract, Address, Address); 6] = [
     (Contract::AiConfig, addresses::AI_CONFIG, addresses::AI_CONFIG_IMPLEMENTATION),
     (Contract::WorkerRegistry, addresses::WORKER_REGISTRY, addresses::WORKER_REGISTRY_IMPLEMENTATION),
     (Contract::JobRegistry, addresses::JOB_REGISTRY, addresses::JOB_REGISTRY_IMPLEMENTATION),
+    (Contract::SessionManager, addresses::SESSION_MANAGER, addresses::SESSION_MANAGER_IMPLEMENTATION),
+    (
+        Contract::ReputationRegistry,
+        addresses::REPUTATION_REGISTRY,
+        addresses::REPUTATION_REGISTRY_IMPLEMENTATION,
+    ),
+    (Contract::CanaryLedger, addresses::CANARY_LEDGER, addresses::CANARY_LEDGER_IMPLEMENTATION),
 ];
 
 fn spec() -> GenesisSpec {
@@ -135,6 +144,22 @@ fn the_contracts_know_each_other_and_their_parameters() {
     for (contract, proxy, _) in PROXIES {
         assert_eq!(read(&mut chain, proxy, Upgradeable::ownerCall {}), addresses::TIMELOCK, "{contract:?}");
     }
+
+    let (manager, scores) = (addresses::SESSION_MANAGER, addresses::REPUTATION_REGISTRY);
+    assert_eq!(built.deployment.session_manager, Some(manager));
+    assert_eq!(built.deployment.reputation_registry, Some(scores));
+    assert_eq!(built.deployment.canary_ledger, Some(addresses::CANARY_LEDGER));
+    assert_eq!(read(&mut chain, config, AIConfig::getSessionManagerAddressCall {}), manager);
+    assert!(!read(&mut chain, config, AIConfig::getSortitionEnabledCall {}), "off until switched on");
+    assert_eq!(read(&mut chain, jobs, JobRegistry::reputationRegistryCall {}), scores);
+    let ledger = addresses::CANARY_LEDGER;
+    assert_eq!(read(&mut chain, ledger, CanaryLedger::jobRegistryCall {}), jobs);
+    assert_eq!(read(&mut chain, ledger, CanaryLedger::aiConfigCall {}), config);
+    let commit: Bytes =
+        CanaryLedger::commitCall { epoch: U256::ZERO, root: B256::repeat_byte(1) }.abi_encode().into();
+    let output = revert(chain.call("commit", STRANGER, ledger, commit.clone()));
+    assert_eq!(output, CanaryLedger::NotDisputer { caller: STRANGER, expected: DISPUTER }.abi_encode());
+    chain.call("commit", DISPUTER, ledger, commit).unwrap();
     for proxy in [registry, jobs] {
         assert!(!read(&mut chain, proxy, Upgradeable::pausedCall {}));
     }
@@ -159,6 +184,24 @@ fn a_second_initialize_reverts_everywhere() {
                 _jobRegistry: STRANGER,
                 _treasury: STRANGER,
                 _guardian: STRANGER,
+            }
+            .abi_encode(),
+            Contract::SessionManager => SessionManager::initializeCall {
+                initialOwner: STRANGER,
+                jobRegistry_: STRANGER,
+                workerRegistry_: STRANGER,
+                aiConfig_: STRANGER,
+                reputation_: STRANGER,
+            }
+            .abi_encode(),
+            Contract::ReputationRegistry => {
+                ReputationRegistry::initializeCall { _initialOwner: STRANGER, _jobRegistry: STRANGER }
+                    .abi_encode()
+            }
+            Contract::CanaryLedger => CanaryLedger::initializeCall {
+                initialOwner: STRANGER,
+                jobRegistry_: STRANGER,
+                aiConfig_: STRANGER,
             }
             .abi_encode(),
             _ => JobRegistry::initializeCall {

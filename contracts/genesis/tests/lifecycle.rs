@@ -1,20 +1,24 @@
 //! The life of jobs against the committed bytecode in revm, through the bindings made from the committed ABI: signed
-//! session, escrow, answer, release, timeout, dispute, response mismatch. Every wei is accounted for.
+//! session, escrow, answer, release, timeout, dispute, response mismatch, sortition. Every wei is accounted for.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use alloy_eips::{eip2935::HISTORY_STORAGE_ADDRESS, eip4788::SYSTEM_ADDRESS};
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::{SolCall, SolError, SolValue};
 use lcai_genesis::{BuiltGenesis, GenesisSpec, LCAI, ModelSpec, ProtocolParams, addresses, build};
 use lcai_primitives::{
-    contracts::{Job, JobRegistry, JobState, WorkerRegistry},
+    contracts::{
+        AIConfig, Job, JobRegistry, JobState, ReputationRegistry, RequestStatus, SessionManager,
+        WorkerRegistry,
+    },
     eip712::{self, SessionAuthorization},
     ids::ModelId,
 };
 use revm::{
-    ExecuteCommitEvm, MainBuilder, MainContext,
+    ExecuteCommitEvm, MainBuilder, MainContext, SystemCallCommitEvm,
     bytecode::Bytecode,
     context::{BlockEnv, CfgEnv, Context, TxEnv, result::ExecutionResult},
     database::{CacheDB, EmptyDB},
@@ -31,6 +35,7 @@ const P256_POINT: &str = "04217251cdb2ede092d6329b7853a75e66822b9ca2f7bf36a48e93
 struct Chain {
     db: CacheDB<EmptyDB>,
     chain_id: u64,
+    number: u64,
     time: u64,
 }
 
@@ -49,7 +54,7 @@ impl Chain {
             let info = AccountInfo { balance: U256::from(100_000) * LCAI, ..AccountInfo::default() };
             db.insert_account_info(*address, info);
         }
-        Self { db, chain_id: built.genesis.config.chain_id, time: built.genesis.timestamp + 1 }
+        Self { db, chain_id: built.genesis.config.chain_id, number: 1, time: built.genesis.timestamp + 1 }
     }
 
     fn transact(&mut self, from: Address, to: Address, value: U256, input: Vec<u8>) -> Result<Bytes, Bytes> {
@@ -67,8 +72,11 @@ impl Chain {
             .unwrap();
         let mut cfg = CfgEnv::new_with_spec(SpecId::OSAKA).with_mainnet_gas_params();
         cfg.chain_id = self.chain_id;
-        let block =
-            BlockEnv { number: U256::from(1), timestamp: U256::from(self.time), ..Default::default() };
+        let block = BlockEnv {
+            number: U256::from(self.number),
+            timestamp: U256::from(self.time),
+            ..Default::default()
+        };
         let mut evm =
             Context::mainnet().with_db(&mut self.db).with_cfg(cfg).with_block(block).build_mainnet();
         match evm.transact_commit(transaction).unwrap() {
@@ -88,6 +96,25 @@ impl Chain {
     fn refused<C: SolCall>(&mut self, from: Address, to: Address, value: U256, call: &C) -> [u8; 4] {
         let data = self.transact(from, to, value, call.abi_encode()).expect_err("it must revert");
         data[..4].try_into().unwrap()
+    }
+
+    /// The next block, for which a client stores its parent's hash before anything else (EIP-2935).
+    fn next_block(&mut self) {
+        self.number += 1;
+        self.time += 1;
+        let cfg = CfgEnv::new_with_spec(SpecId::OSAKA).with_mainnet_gas_params();
+        let block = BlockEnv {
+            number: U256::from(self.number),
+            timestamp: U256::from(self.time),
+            ..Default::default()
+        };
+        let mut evm =
+            Context::mainnet().with_db(&mut self.db).with_cfg(cfg).with_block(block).build_mainnet();
+        let parent = Bytes::from(self.number.to_be_bytes().repeat(4));
+        let stored = evm
+            .system_call_with_caller_commit(SYSTEM_ADDRESS, HISTORY_STORAGE_ADDRESS, parent)
+            .expect("the history contract runs");
+        assert!(stored.is_success(), "{stored:?}");
     }
 
     fn balance(&mut self, address: Address) -> U256 {
@@ -316,4 +343,71 @@ fn signing_one_answer_and_committing_another_is_provable() {
     assert_eq!(net.chain.balance(user) - before, U256::from(FEE), "the fee came back, without a bond");
     assert!(net.stake() < stake);
     assert_eq!(net.state(job), JobState::Resolved);
+}
+
+/// A session that no dispatcher signs: the chain chooses, the worker claims, the user brings the keys.
+#[test]
+fn sortition_switched_on_makes_a_session() {
+    let signer = |n: u8| PrivateKeySigner::from_bytes(&B256::repeat_byte(n)).unwrap();
+    let (user, worker) = (signer(1).address(), signer(2).address());
+    let enable = AIConfig::setSortitionEnabledCall { enabled: true }.abi_encode().into();
+    let built = build(&GenesisSpec {
+        models: vec![ModelSpec { name: "m".into(), fee: U256::from(FEE), max_output_tokens: 64 }],
+        ai_config_calls: vec![enable],
+        ..GenesisSpec::devnet(Address::ZERO, Address::repeat_byte(0xd1), Address::repeat_byte(0x90))
+    })
+    .unwrap();
+    let mut chain = Chain::new(&built, &[user, worker]);
+    let key = Bytes::from(alloy_primitives::hex::decode(P256_POINT).unwrap());
+    let register = WorkerRegistry::registerWorkerCall { encryptionPubKey: key };
+    chain.send(worker, addresses::WORKER_REGISTRY, U256::from(5000) * LCAI, &register);
+    let list = WorkerRegistry::addSupportedModelCall { modelId: model().0 };
+    chain.send(worker, addresses::WORKER_REGISTRY, U256::ZERO, &list);
+
+    let manager = addresses::SESSION_MANAGER;
+    let request =
+        SessionManager::requestSessionCall { modelId: model().0, expiry: U256::from(chain.time + 3600) };
+    let id = chain.send(user, manager, U256::ZERO, &request);
+    let claim = SessionManager::claimSessionCall { reqId: id };
+    chain.next_block();
+    let early = chain.refused(worker, manager, U256::ZERO, &claim);
+    assert_eq!(early, SessionManager::SeedNotReady::SELECTOR);
+    // More blocks than the opcode remembers: the seed comes from the history contract.
+    let seed = SessionManager::seedOfCall { reqId: id };
+    for _ in 0..300 {
+        chain.next_block();
+    }
+    let expected = B256::from_slice(&3u64.to_be_bytes().repeat(4));
+    assert_eq!(
+        chain.send(user, manager, U256::ZERO, &seed),
+        expected,
+        "the hash of block 2, told to block 3"
+    );
+    chain.send(worker, manager, U256::ZERO, &claim);
+    let keys = SessionManager::provideSessionKeyCall {
+        reqId: id,
+        encWorkerKey: Bytes::from_static(&[5; 125]),
+        encDisputerKey: Bytes::from_static(&[6; 125]),
+    };
+    chain.send(user, manager, U256::ZERO, &keys);
+    let request = chain.send(user, manager, U256::ZERO, &SessionManager::getRequestCall { reqId: id });
+    assert_eq!(RequestStatus::try_from(request.status), Ok(RequestStatus::Ready));
+
+    // A job in it is scored once it is released.
+    let registry = addresses::JOB_REGISTRY;
+    let submit = JobRegistry::submitJobCall { sessionId: U256::ONE, blobHash: B256::repeat_byte(1) };
+    let job = chain.send(user, registry, U256::from(FEE), &submit);
+    chain.send(worker, registry, U256::ZERO, &JobRegistry::acknowledgeJobCall { jobId: job });
+    let complete = JobRegistry::completeJobCall {
+        jobId: job,
+        responseBlobHash: B256::repeat_byte(2),
+        responseCiphertextHash: B256::repeat_byte(3),
+    };
+    chain.send(worker, registry, U256::ZERO, &complete);
+    chain.time += ProtocolParams::devnet().dispute_window + 1;
+    let scores = addresses::REPUTATION_REGISTRY;
+    let score = ReputationRegistry::getScoreCall { worker };
+    let before = chain.send(user, scores, U256::ZERO, &score);
+    chain.send(worker, registry, U256::ZERO, &JobRegistry::releaseJobCall { jobId: job });
+    assert_eq!(chain.send(user, scores, U256::ZERO, &score), before + U256::from(10));
 }

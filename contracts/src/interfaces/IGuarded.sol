@@ -9,5 +9,7 @@ interface IGuarded {
     error NotGuardianOrOwner(address caller);
 
     function guardian() external view returns (address);
+    function pause() external;
     function sunsetGuardian() external;
+    function unpause() external;
 }

@@ -138,7 +138,6 @@ interface IJobRegistry is IGuarded {
     function initialize(address _initialOwner, address _workerRegistry, address _aiConfig, address _treasury, address _feePool, address _guardian) external;
     function isDelegateAuthorized(address user, address delegate) external view returns (bool);
     function nonce(address account) external view returns (uint256);
-    function pause() external;
     function pendingRefund(address account) external view returns (uint256);
     function prepaidBalanceOf(address user) external view returns (uint256);
     function reassignSession(uint256 sessionId) external;
@@ -152,7 +151,6 @@ interface IJobRegistry is IGuarded {
     function settleStuckJob(uint256 jobId) external;
     function submitJob(uint256 sessionId, bytes32 blobHash) external payable returns (uint256 jobId);
     function submitJobOnBehalf(address user, uint256 sessionId, bytes32 blobHash) external returns (uint256 jobId);
-    function unpause() external;
     function updateSessionKey(uint256 sessionId, bytes calldata encWorkerKey, bytes calldata encDisputerKey, bytes calldata dispatcherSignature, uint256 expiry) external;
     function withdraw() external;
     function withdrawBalance(uint256 amount) external;

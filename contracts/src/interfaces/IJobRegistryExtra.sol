@@ -39,6 +39,13 @@ interface IJobRegistryExtra {
         uint256 expiry,
         bytes calldata userSig
     ) external payable returns (uint256 jobId);
+    function submitJobsWithBlobs(
+        uint256[] calldata sessionIds,
+        uint256[] calldata blobIndexes,
+        uint256[] calldata maxFees,
+        uint256[] calldata expiries,
+        bytes[] calldata userSigs
+    ) external payable returns (uint256[] memory jobIds);
     function completeJobWithBlob(uint256 jobId, uint256 blobIndex, bytes32 ciphertextHash, bytes calldata workerSig)
         external;
     function completeJobsWithBlobs(

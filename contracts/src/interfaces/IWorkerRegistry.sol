@@ -69,7 +69,6 @@ interface IWorkerRegistry is IGuarded {
     function isWorkerRegistered(address worker) external view returns (bool);
     function isWorkerSuspended(address worker) external view returns (bool);
     function jobRegistry() external view returns (address);
-    function pause() external;
     function registerCapability(string calldata name) external returns (uint8 bit);
     function registerWorker(bytes calldata encryptionPubKey) external payable;
     function reinstate() external;
@@ -81,7 +80,6 @@ interface IWorkerRegistry is IGuarded {
     function slash(address worker, uint256 bps) external;
     function slashWithBounty(address worker, uint256 bps, address bountyRecipient) external returns (uint256 slashAmount, uint256 bountyPaid);
     function topUpStake() external payable;
-    function unpause() external;
     function withdrawSlashedFunds() external;
     function withdrawStake(uint256 amount) external;
     function workerSupportsModel(address worker, bytes32 modelId) external view returns (bool);

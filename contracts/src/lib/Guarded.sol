@@ -2,11 +2,14 @@
 pragma solidity ^0.8.28;
 
 import {OwnableUpgradeable} from "@openzeppelin/contracts-upgradeable/access/OwnableUpgradeable.sol";
+import {UUPSUpgradeable} from "@openzeppelin/contracts-upgradeable/proxy/utils/UUPSUpgradeable.sol";
+import {PausableUpgradeable} from "@openzeppelin/contracts-upgradeable/utils/PausableUpgradeable.sol";
 import {IGuarded} from "../interfaces/IGuarded.sol";
 
 /// @title Guarded
-/// @notice A guardian beside the owner that may pause, never unpause, and that can be removed for good.
-abstract contract Guarded is OwnableUpgradeable, IGuarded {
+/// @notice What both registries are: upgradeable by their owner, pausable by the owner or by a guardian that may never
+/// unpause and that can be removed for good. Its state is namespaced (ERC-7201), so it takes no slot of the registries'.
+abstract contract Guarded is OwnableUpgradeable, PausableUpgradeable, UUPSUpgradeable, IGuarded {
     /// @custom:storage-location erc7201:lcai.storage.Guarded
     struct GuardedStorage {
         address guardian;
@@ -22,7 +25,14 @@ abstract contract Guarded is OwnableUpgradeable, IGuarded {
         _;
     }
 
-    function __Guarded_init(address guardian_) internal onlyInitializing {
+    /// @custom:oz-upgrades-unsafe-allow constructor
+    constructor() {
+        _disableInitializers();
+    }
+
+    function __Guarded_init(address owner_, address guardian_) internal onlyInitializing {
+        __Ownable_init(owner_);
+        __Pausable_init();
         _guarded().guardian = guardian_;
         emit GuardianUpdated(address(0), guardian_);
     }
@@ -39,6 +49,16 @@ abstract contract Guarded is OwnableUpgradeable, IGuarded {
         $.guardian = address(0);
         emit GuardianUpdated(old, address(0));
     }
+
+    function pause() external onlyGuardianOrOwner {
+        _pause();
+    }
+
+    function unpause() external onlyOwner {
+        _unpause();
+    }
+
+    function _authorizeUpgrade(address) internal override onlyOwner {}
 
     function _guarded() private pure returns (GuardedStorage storage $) {
         bytes32 slot = SLOT;

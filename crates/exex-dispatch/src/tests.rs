@@ -29,6 +29,7 @@ fn deployment() -> Deployment {
         job_registry: JOBS,
         session_manager: None,
         reputation_registry: None,
+        canary_ledger: None,
     }
 }
 

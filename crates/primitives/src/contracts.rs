@@ -45,13 +45,18 @@ binding! {
     /// Worker scores.
     reputation_registry, ReputationRegistry, "../../contracts/abi/ReputationRegistry.json"
 }
+binding! {
+    /// The disputer's commitments to its canaries; ours, the live network has none.
+    canary_ledger, CanaryLedger, "../../contracts/abi/CanaryLedger.json"
+}
 
+pub use canary_ledger::ICanaryLedger::Epoch as CanaryEpoch;
 pub use job_registry::IJobRegistry::{Job, Session};
 pub use reputation_registry::IReputationRegistry::WorkerReputation;
 pub use session_manager::ISessionManager::Request;
 
 /// The ABIs the bindings come from and those of JobRegistry's libraries, for decoders that need names at run time.
-pub(crate) const ABIS: [&str; 8] = [
+pub(crate) const ABIS: [&str; 9] = [
     include_str!("../../../contracts/abi/JobRegistry.json"),
     include_str!("../../../contracts/abi/WorkerRegistry.json"),
     include_str!("../../../contracts/abi/AIConfig.json"),
@@ -60,6 +65,7 @@ pub(crate) const ABIS: [&str; 8] = [
     include_str!("../../../contracts/abi/Disputes.json"),
     include_str!("../../../contracts/abi/SessionOps.json"),
     include_str!("../../../contracts/abi/Settlement.json"),
+    include_str!("../../../contracts/abi/CanaryLedger.json"),
 ];
 
 /// A value a contract enum does not have.
@@ -169,6 +175,8 @@ pub struct Deployment {
     pub session_manager: Option<Address>,
     /// ReputationRegistry proxy, where scores are kept.
     pub reputation_registry: Option<Address>,
+    /// CanaryLedger proxy, where the disputer commits to its canaries.
+    pub canary_ledger: Option<Address>,
 }
 
 #[cfg(test)]
@@ -265,5 +273,6 @@ mod tests {
         let deployment: Deployment = serde_json::from_str(json).unwrap();
         assert_eq!(deployment.worker_registry, WORKER_REGISTRY_PREDEPLOY);
         assert_eq!(deployment.session_manager, None);
+        assert_eq!(deployment.canary_ledger, None);
     }
 }

@@ -77,6 +77,7 @@ mod tests {
             job_registry: Address::repeat_byte(3),
             session_manager: None,
             reputation_registry: None,
+            canary_ledger: None,
         }
     }
 

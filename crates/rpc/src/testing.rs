@@ -26,6 +26,7 @@ pub(crate) fn deployment() -> Deployment {
         job_registry: Address::repeat_byte(3),
         session_manager: None,
         reputation_registry: None,
+        canary_ledger: None,
     }
 }
 
