@@ -1,90 +1,265 @@
 //! Keeper duties: what anyone may do on chain once block time allows it.
 
-use alloy_primitives::B256;
+use crate::{core::DutyTask, duties::Duty};
+use alloy_primitives::{B256, U256};
 use alloy_sol_types::SolCall;
 use async_trait::async_trait;
-use lcai_host::{Call, EffectContext, EffectHandler, EffectOutcome, HostError, Intent, TxLane, TxSpec};
-use lcai_primitives::{
-    contracts::{Deployment, Job, JobRegistry, JobState},
-    ids::JobId,
+use lcai_host::{
+    Call, EffectContext, EffectHandler, EffectOutcome, HostClient, HostError, Intent, LaneError, Sent,
+    TxLane, TxSpec,
 };
-use std::{sync::Arc, time::Duration};
+use lcai_primitives::{
+    contracts::{Deployment, Job, JobRegistry, JobState, SessionStatus, WorkerRegistry},
+    ids::{JobId, ModelId, SessionId},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
-pub(crate) const CLAIM_TIMEOUT: &str = "claimTimeout";
-pub(crate) const RELEASE: &str = "release";
+/// What a keeper's transactions came to since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeeperReport {
+    /// Transactions that took hold.
+    pub done: u64,
+    /// Duties that somebody else had done before anything was sent: they cost nothing.
+    pub moot: u64,
+    /// Transactions that were included and reverted, because somebody was quicker in the same block.
+    pub lost: u64,
+    /// Gas used by all of them.
+    pub gas_used: u64,
+    /// Gas of the lost ones.
+    pub gas_lost: u64,
+    /// Wei paid for gas.
+    pub cost: U256,
+    /// Wei paid for the lost ones.
+    pub cost_lost: U256,
+}
 
-/// The actions a [`KeeperHandler`] knows.
-pub const KEEPER_ACTIONS: [&str; 2] = [CLAIM_TIMEOUT, RELEASE];
-
-/// Performs claimTimeout and release through one account. Both are idempotent on chain: the handler looks at the job
-/// before it sends, and a competitor that was quicker costs at most the gas of one revert.
+/// Performs duties through one account. Each is idempotent on chain: the handler looks before it sends, the lane estimates
+/// before it signs, and a competitor that was quicker in the same block costs the gas of one revert, which is reported.
 #[derive(Debug)]
 pub struct KeeperHandler {
     deployment: Deployment,
     lane: Arc<TxLane>,
+    /// Jobs that a transaction of ours is about: two batches never hold the same one.
+    in_flight: Mutex<HashSet<JobId>>,
+    report: Mutex<KeeperReport>,
+}
+
+/// How one attempt ended that did not fail.
+enum Performed {
+    /// In this transaction.
+    Now(B256),
+    /// There was nothing left to do.
+    Moot,
 }
 
 impl KeeperHandler {
     /// `lane` is the keeper account's lane for ordinary transactions.
-    pub const fn new(deployment: Deployment, lane: Arc<TxLane>) -> Self {
-        Self { deployment, lane }
+    pub fn new(deployment: Deployment, lane: Arc<TxLane>) -> Self {
+        Self { deployment, lane, in_flight: Mutex::default(), report: Mutex::default() }
     }
 
-    async fn job(&self, context: &EffectContext, id: JobId) -> Result<Job, HostError> {
-        let input = JobRegistry::getJobCall { jobId: id.into() }.abi_encode().into();
-        let output = context.client.call(Call { to: self.deployment.job_registry, input }, None).await?;
-        JobRegistry::getJobCall::abi_decode_returns(&output)
-            .map_err(|e| HostError::Malformed { method: "getJob".into(), reason: e.to_string() })
+    /// What it came to so far.
+    pub fn report(&self) -> KeeperReport {
+        *self.report.lock()
     }
 
-    async fn perform(&self, intent: &Intent, id: JobId, context: &EffectContext) -> EffectOutcome {
-        let job = match self.job(context, id).await {
-            Ok(job) => job,
-            Err(e) if e.is_transient() => return retry(e.to_string()),
-            Err(e) => return EffectOutcome::Abandon { reason: e.to_string() },
-        };
-        let Ok(state) = JobState::try_from(job.state) else {
-            return EffectOutcome::Abandon { reason: format!("job {id} is in an unknown state") };
-        };
-        let (wanted, input) = match intent.action.as_str() {
-            CLAIM_TIMEOUT => (
-                matches!(state, JobState::Submitted | JobState::Acknowledged | JobState::Disputed),
-                JobRegistry::claimTimeoutCall { jobId: id.into() }.abi_encode(),
-            ),
-            RELEASE => (
-                matches!(state, JobState::Completed | JobState::Resolved),
-                JobRegistry::releaseJobsCall { jobIds: vec![id.word()] }.abi_encode(),
-            ),
-            other => return EffectOutcome::Abandon { reason: format!("{other} is not a keeper duty") },
-        };
-        if !wanted {
-            return EffectOutcome::Done(Vec::new());
+    async fn ask<C: SolCall>(&self, client: &dyn HostClient, call: C) -> Result<C::Return, LaneError> {
+        let call = Call { to: self.deployment.job_registry, input: call.abi_encode().into() };
+        decode::<C>(client.call(call, None).await?)
+    }
+
+    async fn perform(
+        &self,
+        duty: Duty,
+        task: DutyTask,
+        client: &dyn HostClient,
+    ) -> Result<Performed, LaneError> {
+        match (duty, task) {
+            (Duty::Reassign, DutyTask::Session(id)) => self.reassign(id, client).await,
+            (_, DutyTask::Jobs(jobs)) => {
+                let reserved = Reserved::new(&self.in_flight, jobs);
+                let mut wanted = Vec::new();
+                for id in &reserved.jobs {
+                    let job: Job = self.ask(client, JobRegistry::getJobCall { jobId: (*id).into() }).await?;
+                    if is_wanted(duty, &job) {
+                        wanted.push(*id);
+                    }
+                }
+                self.settle(duty, wanted).await
+            }
+            (duty, DutyTask::Session(_)) => {
+                let reason = format!("{} is not about a session", duty.action());
+                Err(LaneError::Host(HostError::Malformed { method: duty.action().into(), reason }))
+            }
         }
-        match self.lane.send(TxSpec::call(self.deployment.job_registry, input.into())).await {
-            Ok(sent) => EffectOutcome::Done(sent.hash.to_vec()),
-            // Most often somebody was quicker, or the pending block's time is a second short. The core asks again for as
-            // long as the chain shows the duty undone.
-            Err(e) => EffectOutcome::Abandon { reason: e.to_string() },
+    }
+
+    async fn settle(&self, duty: Duty, jobs: Vec<JobId>) -> Result<Performed, LaneError> {
+        let mut batches = VecDeque::from([jobs]);
+        let (mut last, mut failure) = (Performed::Moot, None);
+        while let Some(batch) = batches.pop_front() {
+            let Some(first) = batch.first().copied() else { continue };
+            let input = match duty {
+                Duty::Release => {
+                    let jobs = batch.iter().map(|id| id.word()).collect();
+                    JobRegistry::releaseJobsCall { jobIds: jobs }.abi_encode()
+                }
+                Duty::SettleStuck => JobRegistry::settleStuckJobCall { jobId: first.into() }.abi_encode(),
+                _ => JobRegistry::claimTimeoutCall { jobId: first.into() }.abi_encode(),
+            };
+            match self.send(duty, input).await {
+                Ok(hash) => last = Performed::Now(hash),
+                // One job that cannot be released reverts its batch: halves until it is alone.
+                Err(LaneError::Reverted { .. }) if batch.len() > 1 => {
+                    let (left, right) = batch.split_at(batch.len() / 2);
+                    batches.extend([left.to_vec(), right.to_vec()]);
+                }
+                Err(error) => failure = Some(error),
+            }
         }
+        failure.map_or(Ok(last), Err)
+    }
+
+    async fn reassign(&self, id: SessionId, client: &dyn HostClient) -> Result<Performed, LaneError> {
+        let session = self.ask(client, JobRegistry::getSessionCall { sessionId: id.into() }).await?;
+        let closed = SessionStatus::try_from(session.status) == Ok(SessionStatus::Closed);
+        if closed || self.is_eligible(client, session.worker, ModelId(session.modelId)).await? {
+            return Ok(Performed::Moot);
+        }
+        let input = JobRegistry::reassignSessionCall { sessionId: id.into() }.abi_encode();
+        self.send(Duty::Reassign, input).await.map(Performed::Now)
+    }
+
+    async fn is_eligible(
+        &self,
+        client: &dyn HostClient,
+        worker: alloy_primitives::Address,
+        model: ModelId,
+    ) -> Result<bool, LaneError> {
+        let call = WorkerRegistry::isEligibleCall { worker, modelId: model.0 };
+        let call = Call { to: self.deployment.worker_registry, input: call.abi_encode().into() };
+        decode::<WorkerRegistry::isEligibleCall>(client.call(call, None).await?)
+    }
+
+    /// Sends and accounts; a transaction that was included and reverted is an error like any other, but paid for.
+    async fn send(&self, duty: Duty, input: Vec<u8>) -> Result<B256, LaneError> {
+        let sent = self.lane.send(TxSpec::call(self.deployment.job_registry, input.into())).await?;
+        self.account(duty, &sent);
+        if sent.receipt.success {
+            return Ok(sent.hash);
+        }
+        let reason = format!("transaction {} reverted: somebody was quicker in its block", sent.hash);
+        Err(LaneError::Reverted { reason, data: Default::default() })
+    }
+
+    fn account(&self, duty: Duty, sent: &Sent) {
+        let gas = sent.receipt.gas_used;
+        let cost = U256::from(gas).saturating_mul(U256::from(sent.receipt.effective_gas_price));
+        let mut report = self.report.lock();
+        report.gas_used = report.gas_used.saturating_add(gas);
+        report.cost = report.cost.saturating_add(cost);
+        metrics::counter!("lcai_keeper_gas_total", "action" => duty.action()).increment(gas);
+        if sent.receipt.success {
+            report.done += 1;
+        } else {
+            report.lost += 1;
+            report.gas_lost = report.gas_lost.saturating_add(gas);
+            report.cost_lost = report.cost_lost.saturating_add(cost);
+            metrics::counter!("lcai_keeper_gas_lost_total", "action" => duty.action()).increment(gas);
+            tracing::info!(
+                target: "lcai::keeper",
+                action = duty.action(),
+                transaction = %sent.hash,
+                gas,
+                "somebody was quicker in the same block"
+            );
+        }
+        metrics::gauge!("lcai_keeper_cost_wei").set(f64::from(report.cost));
     }
 }
 
-fn retry(reason: String) -> EffectOutcome {
-    EffectOutcome::Retry { after: Duration::from_secs(2), reason }
+fn decode<C: SolCall>(output: alloy_primitives::Bytes) -> Result<C::Return, LaneError> {
+    C::abi_decode_returns(&output).map_err(|e| {
+        LaneError::Host(HostError::Malformed { method: C::SIGNATURE.into(), reason: e.to_string() })
+    })
+}
+
+/// Whether the chain's head still wants the duty. Whether the time for it has come is the lane's estimate to say.
+fn is_wanted(duty: Duty, job: &Job) -> bool {
+    let Ok(state) = JobState::try_from(job.state) else { return false };
+    match duty {
+        Duty::Release => {
+            state == JobState::Completed || (state == JobState::Resolved && !job.escrowedFee.is_zero())
+        }
+        Duty::SettleStuck => matches!(state, JobState::Submitted | JobState::Acknowledged),
+        Duty::ClaimTimeout => {
+            matches!(state, JobState::Submitted | JobState::Acknowledged | JobState::Disputed)
+        }
+        Duty::Reassign => false,
+    }
+}
+
+/// Jobs that no other transaction of ours is about, until it is dropped.
+struct Reserved<'a> {
+    in_flight: &'a Mutex<HashSet<JobId>>,
+    jobs: Vec<JobId>,
+}
+
+impl<'a> Reserved<'a> {
+    fn new(in_flight: &'a Mutex<HashSet<JobId>>, jobs: Vec<JobId>) -> Self {
+        let mut known = in_flight.lock();
+        let jobs = jobs.into_iter().filter(|job| known.insert(*job)).collect();
+        Self { in_flight, jobs }
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let mut known = self.in_flight.lock();
+        for job in &self.jobs {
+            known.remove(job);
+        }
+    }
 }
 
 #[async_trait]
 impl EffectHandler for KeeperHandler {
     async fn execute(&self, intent: &Intent, context: EffectContext) -> EffectOutcome {
-        let outcome = match postcard::from_bytes::<JobId>(&intent.payload) {
-            Ok(id) => self.perform(intent, id, &context).await,
-            Err(e) => EffectOutcome::Abandon { reason: format!("unreadable payload: {e}") },
+        let abandon = |reason: String| EffectOutcome::Abandon { reason };
+        let Some(duty) = Duty::of_action(&intent.action) else {
+            return abandon(format!("{} is not a keeper duty", intent.action));
         };
-        if let EffectOutcome::Done(hash) = &outcome {
-            let hash = B256::try_from(hash.as_slice()).ok();
-            tracing::info!(target: "lcai::keeper", action = %intent.action, transaction = ?hash, "keeper duty done");
-            metrics::counter!("lcai_keeper_duties_total", "action" => intent.action.clone()).increment(1);
-        }
+        let task: DutyTask = match postcard::from_bytes(&intent.payload) {
+            Ok(task) => task,
+            Err(e) => return abandon(format!("unreadable payload: {e}")),
+        };
+        let (result, outcome) = match self.perform(duty, task, context.client.as_ref()).await {
+            Ok(Performed::Now(hash)) => {
+                tracing::info!(target: "lcai::keeper", action = duty.action(), transaction = %hash, "keeper duty done");
+                ("done", EffectOutcome::Done(hash.to_vec()))
+            }
+            Ok(Performed::Moot) => {
+                self.report.lock().moot += 1;
+                ("moot", EffectOutcome::Done(Vec::new()))
+            }
+            Err(error @ LaneError::NonceTaken { .. }) => {
+                ("halted", EffectOutcome::Halt { reason: error.to_string() })
+            }
+            Err(error) if error.is_transient() => {
+                let reason = error.to_string();
+                ("retry", EffectOutcome::Retry { after: Duration::from_secs(2), reason })
+            }
+            // Most often somebody was quicker, or the pending block's time is a second short. The core asks again for as
+            // long as the chain shows the duty undone.
+            Err(error) => ("failed", abandon(error.to_string())),
+        };
+        metrics::counter!("lcai_keeper_duties_total", "action" => duty.action(), "result" => result)
+            .increment(1);
         outcome
     }
 

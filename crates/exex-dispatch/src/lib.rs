@@ -7,19 +7,23 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod core;
+pub mod duties;
 mod error;
 mod keeper;
+mod key_update;
 mod plan;
 mod records;
 mod service;
+pub mod standing;
 #[cfg(test)]
 mod tests;
 
 pub use core::{DispatchConfig, DispatchCore};
 pub use error::DispatchError;
-pub use keeper::{KEEPER_ACTIONS, KeeperHandler};
+pub use keeper::{KeeperHandler, KeeperReport};
+pub use key_update::Reassignment;
 pub use plan::DispatchPlan;
-pub use records::{Job, Model, Session, Worker, WorkerHealth};
+pub use records::{Bounties, Job, Model, Session, Speed, Worker, WorkerHealth, WorkerState};
 pub use service::{
     AUTHORIZATION_LIFETIME_SECONDS, AuthorizationFields, Candidate, DispatchService, DispatchServiceConfig,
     Grant, Offer, WRAPPED_KEY_LEN,

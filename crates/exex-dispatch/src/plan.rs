@@ -33,11 +33,6 @@ impl DispatchPlan {
             .flatten()
             .collect()
     }
-
-    /// The models looked up at the feed's first block.
-    pub fn known_models(&self) -> &[ModelId] {
-        &self.known_models
-    }
 }
 
 impl ReadPlan for DispatchPlan {
@@ -53,6 +48,7 @@ impl ReadPlan for DispatchPlan {
         }
         for model in models {
             calls.extend(model_calls(&self.deployment, model));
+            calls.push(whitelisted_call(&self.deployment, model));
         }
         for worker in touched.workers {
             calls.extend(worker_calls(&self.deployment, worker));
@@ -62,6 +58,9 @@ impl ReadPlan for DispatchPlan {
         }
         for job in touched.jobs {
             calls.push(job_call(&self.deployment, job));
+        }
+        for user in touched.users {
+            calls.push(nonce_call(&self.deployment, user));
         }
         calls
     }
@@ -75,6 +74,8 @@ pub(crate) struct Touched {
     pub(crate) workers: BTreeSet<Address>,
     pub(crate) sessions: BTreeSet<U256>,
     pub(crate) jobs: BTreeSet<U256>,
+    /// Owners of new sessions.
+    pub(crate) users: BTreeSet<Address>,
 }
 
 impl Touched {
@@ -86,6 +87,7 @@ impl Touched {
                 touched.models.extend(ai_config_model(log));
             } else if log.address == deployment.worker_registry {
                 touched.workers.extend(registry_worker(log));
+                touched.models.extend(registry_model(log));
             } else if log.address == deployment.job_registry {
                 touched.job_registry(log);
             } else if Some(log.address) == deployment.reputation_registry
@@ -104,6 +106,9 @@ impl Touched {
             self.jobs.insert(id);
         } else if SESSION_EVENTS.contains(&signature) {
             self.sessions.insert(id);
+        }
+        if signature == JobRegistry::SessionCreated::SIGNATURE_HASH {
+            self.users.extend(log.topics.get(2).map(|user| Address::from_word(*user)));
         }
     }
 }
@@ -144,6 +149,12 @@ fn ai_config_model(log: &FeedLog) -> Option<ModelId> {
     about_a_model.contains(&topic0(log)?).then(|| log.topics.get(1).map(|id| ModelId(*id)))?
 }
 
+fn registry_model(log: &FeedLog) -> Option<ModelId> {
+    let about_a_model =
+        [WorkerRegistry::ModelWhitelisted::SIGNATURE_HASH, WorkerRegistry::ModelDelisted::SIGNATURE_HASH];
+    about_a_model.contains(&topic0(log)?).then(|| log.topics.get(1).map(|id| ModelId(*id)))?
+}
+
 fn registry_worker(log: &FeedLog) -> Option<Address> {
     let about_a_worker = [
         WorkerRegistry::WorkerRegistered::SIGNATURE_HASH,
@@ -156,6 +167,7 @@ fn registry_worker(log: &FeedLog) -> Option<Address> {
         WorkerRegistry::StakeWithdrawn::SIGNATURE_HASH,
         WorkerRegistry::ModelAdded::SIGNATURE_HASH,
         WorkerRegistry::ModelRemoved::SIGNATURE_HASH,
+        WorkerRegistry::EncryptionKeyRotated::SIGNATURE_HASH,
     ];
     about_a_worker.contains(&topic0(log)?).then(|| log.topics.get(1).map(|word| Address::from_word(*word)))?
 }
@@ -178,6 +190,14 @@ pub(crate) fn model_calls(deployment: &Deployment, model: ModelId) -> [Call; 3] 
         call(to, &AIConfig::getModelMaxOutputTokensCall { modelId: model.0 }),
         call(to, &AIConfig::isModelEnabledCall { modelId: model.0 }),
     ]
+}
+
+pub(crate) fn whitelisted_call(deployment: &Deployment, model: ModelId) -> Call {
+    call(deployment.worker_registry, &WorkerRegistry::isModelWhitelistedCall { modelId: model.0 })
+}
+
+pub(crate) fn nonce_call(deployment: &Deployment, user: Address) -> Call {
+    call(deployment.job_registry, &JobRegistry::nonceCall { account: user })
 }
 
 /// Stake, key, suspension, registration, and the score where there is a registry for it.

@@ -16,7 +16,7 @@ pub struct Model {
     pub fee: U256,
     /// Most tokens an answer may have.
     pub max_output_tokens: U256,
-    /// AIConfig accepts jobs for it.
+    /// AIConfig accepts jobs for it and WorkerRegistry lists it.
     pub enabled: bool,
 }
 
@@ -35,6 +35,65 @@ pub struct Worker {
     pub models: BTreeSet<ModelId>,
     /// Jobs submitted or acknowledged, counted from events.
     pub open_jobs: u64,
+    /// How it has been doing, basis points by which its score counts in a draw: see [`crate::standing`].
+    pub standing_bps: u32,
+}
+
+/// How long a worker takes for a model, measured on chain: from acknowledgement to completion.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Speed {
+    /// Jobs measured.
+    pub jobs: u64,
+    /// Moving mean over about eight jobs, milliseconds; block time has a resolution of one second.
+    pub mean_ms: u64,
+}
+
+impl Speed {
+    pub(crate) fn after(self, seconds: u64) -> Self {
+        let sample = seconds.saturating_mul(1_000);
+        let mean_ms = if self.jobs == 0 { sample } else { self.mean_ms - self.mean_ms / 8 + sample / 8 };
+        Self { jobs: self.jobs.saturating_add(1), mean_ms }
+    }
+}
+
+/// What a worker is doing, as far as the directory knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkerState {
+    /// It can take a job.
+    Ready,
+    /// It has as many open jobs as it may or wants to have.
+    Busy,
+    /// It takes no new sessions and serves those it has.
+    Draining,
+    /// It is there, but its model backend does not answer.
+    Unready,
+    /// No heartbeat, or none for too long: nothing is known of it, least of all that it is busy.
+    Stale,
+    /// Suspended until it reinstates itself.
+    Jailed,
+}
+
+impl WorkerState {
+    /// The state's name in `lcai_*`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Busy => "busy",
+            Self::Draining => "draining",
+            Self::Unready => "unready",
+            Self::Stale => "stale",
+            Self::Jailed => "jailed",
+        }
+    }
+}
+
+/// What a keeper account earned, wei, from `KeeperBountyPaid`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounties {
+    /// For timeouts.
+    pub timeouts: U256,
+    /// For releases.
+    pub releases: U256,
 }
 
 /// A worker's newest heartbeat.
@@ -42,6 +101,9 @@ pub struct Worker {
 pub struct WorkerHealth {
     /// When it was signed, unix seconds.
     pub last_heartbeat: u64,
+    /// The later of that and the block time at which it was journaled: what its age is counted from, so that everybody
+    /// who has the journal comes to the same age.
+    pub heard_at: u64,
     /// Jobs it says it works on.
     pub active_jobs: u32,
     /// Jobs it is willing to work on at once.
@@ -71,8 +133,12 @@ pub struct Session {
     pub create_transaction: B256,
     /// Block that created it.
     pub created_in: BlockRef,
-    /// Block time of its creation or newest job, unix seconds.
+    /// Block time of its creation, newest job or newest keys, unix seconds.
     pub last_activity: u64,
+    /// How often it got another worker.
+    pub reassign_count: u64,
+    /// The session nonce of its owner that `createSession` spent; `None` for one that came by sortition.
+    pub nonce: Option<U256>,
 }
 
 /// A job.

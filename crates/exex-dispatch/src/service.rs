@@ -4,11 +4,12 @@ use crate::{
     core::DispatchCore,
     error::DispatchError,
     records::{Model, WorkerHealth},
+    standing::weighed_score,
 };
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
-use alloy_sol_types::SolCall;
+use alloy_sol_types::{Eip712Domain, SolCall};
 use lcai_host::{BlockRef, Call, ExtensionHandle, HostClient, HostError, JournalError, Records};
 use lcai_primitives::{
     contracts::{Deployment, JobRegistry, WorkerRegistry},
@@ -57,8 +58,12 @@ pub struct Candidate {
     pub worker: Address,
     /// Its stake, wei.
     pub stake: U256,
-    /// Its reputation score.
+    /// What its score counts in the draw: score × standing.
     pub reputation: u64,
+    /// Its score in ReputationRegistry.
+    pub score: u64,
+    /// Its standing, basis points: see [`crate::standing`].
+    pub standing_bps: u32,
     /// Its open jobs.
     pub open_jobs: u64,
 }
@@ -123,7 +128,7 @@ struct Pin {
 
 /// Answers who serves a session, and signs for it.
 pub struct DispatchService {
-    config: DispatchServiceConfig,
+    pub(crate) config: DispatchServiceConfig,
     core: ExtensionHandle<DispatchCore>,
     client: Arc<dyn HostClient>,
     /// Pins of signed authorizations, durable.
@@ -213,13 +218,7 @@ impl DispatchService {
         };
         check_keys(fields, !self.config.disputer_encryption_key.is_empty())?;
         self.model(fields.model_id)?;
-        let nonce = self.nonce(fields.user).await?;
-        if nonce != fields.nonce {
-            return Err(DispatchError::Refused(format!(
-                "nonce {} is not the account's session nonce, which is {nonce}; request the session again",
-                fields.nonce
-            )));
-        }
+        self.check_nonce(fields.user, fields.nonce).await?;
         self.check_eligible(fields.worker, fields.model_id).await?;
         let expiry = self.pin(fields).await?;
         let message = SessionAuthorization::for_keys(
@@ -231,13 +230,29 @@ impl DispatchService {
             fields.nonce,
             expiry,
         );
-        let domain = eip712::domain(self.config.deployment.chain_id, self.config.deployment.job_registry);
-        let hash = message.signing_hash(&domain);
+        metrics::counter!("lcai_dispatch_authorizations_total").increment(1);
+        self.grant(signer, message.signing_hash(&self.domain()), expiry)
+    }
+
+    fn domain(&self) -> Eip712Domain {
+        eip712::domain(self.config.deployment.chain_id, self.config.deployment.job_registry)
+    }
+
+    fn grant(&self, signer: &PrivateKeySigner, hash: B256, expiry: u64) -> Result<Grant, DispatchError> {
         let signature = signer
             .sign_hash_sync(&hash)
             .map_err(|_| DispatchError::Internal("the dispatcher's key could not sign".into()))?;
-        metrics::counter!("lcai_dispatch_authorizations_total").increment(1);
         Ok(Grant { signature: signature.as_bytes().to_vec().into(), expiry })
+    }
+
+    async fn check_nonce(&self, user: Address, given: U256) -> Result<(), DispatchError> {
+        let nonce = self.nonce(user).await?;
+        if nonce == given {
+            return Ok(());
+        }
+        Err(DispatchError::Refused(format!(
+            "nonce {given} is not the account's session nonce, which is {nonce}; request the session again"
+        )))
     }
 
     /// Takes a worker's heartbeat: checked, journaled, applied.
@@ -269,6 +284,8 @@ impl DispatchService {
         }
         let health = WorkerHealth {
             last_heartbeat: heartbeat.sent_at,
+            // The core's to say: it knows the block time.
+            heard_at: heartbeat.sent_at,
             active_jobs: heartbeat.active_jobs,
             max_jobs: heartbeat.max_jobs,
             draining: heartbeat.status == HeartbeatStatus::Draining,
@@ -281,7 +298,7 @@ impl DispatchService {
 
     /// The time by which authorizations expire: the chain's where it runs ahead of the clock, because the contract
     /// compares with block time.
-    fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         unix_now().max(self.core.read(DispatchCore::block_time))
     }
 
@@ -306,7 +323,7 @@ impl DispatchService {
         })
     }
 
-    async fn nonce(&self, user: Address) -> Result<U256, DispatchError> {
+    pub(crate) async fn nonce(&self, user: Address) -> Result<U256, DispatchError> {
         let call = Call {
             to: self.config.deployment.job_registry,
             input: JobRegistry::nonceCall { account: user }.abi_encode().into(),
@@ -316,7 +333,7 @@ impl DispatchService {
     }
 
     /// The registry's own word, so that nobody pays for a createSession that must revert.
-    async fn check_eligible(&self, worker: Address, model: ModelId) -> Result<(), DispatchError> {
+    pub(crate) async fn check_eligible(&self, worker: Address, model: ModelId) -> Result<(), DispatchError> {
         let call = Call {
             to: self.config.deployment.worker_registry,
             input: WorkerRegistry::isEligibleCall { worker, modelId: model.0 }.abi_encode().into(),
@@ -425,7 +442,8 @@ fn draw_worker(
         .params()
         .ok_or_else(|| DispatchError::Internal("AIConfig's parameters are not known yet".into()))?;
     let stake_cap = params.min_worker_stake.saturating_mul(U256::from(STAKE_CAP_IN_MINIMUMS));
-    let now = unix_now();
+    // By block time, so that whoever has the journal comes to the same candidates.
+    let now = core.block_time();
     let candidates: Vec<Candidate> = core
         .workers()
         .filter(|(address, worker)| {
@@ -434,7 +452,9 @@ fn draw_worker(
         .map(|(address, worker)| Candidate {
             worker: *address,
             stake: worker.stake,
-            reputation: worker.reputation,
+            reputation: weighed_score(worker.reputation, worker.standing_bps),
+            score: worker.reputation,
+            standing_bps: worker.standing_bps,
             open_jobs: worker.open_jobs,
         })
         .collect();
@@ -450,7 +470,7 @@ fn draw_worker(
     Ok(Drawn { worker, stake_cap, candidates })
 }
 
-fn check_keys(fields: &AuthorizationFields, escrow: bool) -> Result<(), DispatchError> {
+pub(crate) fn check_keys(fields: &AuthorizationFields, escrow: bool) -> Result<(), DispatchError> {
     if fields.enc_worker_key.len() != WRAPPED_KEY_LEN {
         return Err(DispatchError::Refused(format!(
             "encWorkerKey has {} bytes, expected {WRAPPED_KEY_LEN}",

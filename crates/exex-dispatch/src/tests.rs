@@ -8,7 +8,7 @@ use lcai_host::{
     StateRead,
 };
 use lcai_primitives::{
-    contracts::{AIConfig, Deployment, Job, JobRegistry, JobState, Session, WorkerRegistry},
+    contracts::{AIConfig, Deployment, Job, JobRegistry, JobState, Session, SessionStatus, WorkerRegistry},
     ids::{JobId, ModelId, SessionId},
 };
 use proptest::prelude::*;
@@ -127,6 +127,35 @@ impl World {
         id
     }
 
+    fn suspend(&mut self, n: u8, until: u64) {
+        self.suspended.insert(worker(n), until);
+        self.emit(REGISTRY, &WorkerRegistry::WorkerSuspended { worker: worker(n), until: U256::from(until) });
+    }
+
+    fn reinstate(&mut self, n: u8) {
+        self.suspended.remove(&worker(n));
+        self.emit(REGISTRY, &WorkerRegistry::WorkerReinstated { worker: worker(n) });
+    }
+
+    fn reassign(&mut self, id: u64, to: u8) {
+        let session = self.sessions.get_mut(&id).unwrap();
+        session.worker = worker(to);
+        session.status = SessionStatus::Reassigning.into();
+        session.reassignCount += U256::from(1);
+        let event = JobRegistry::SessionReassigned { sessionId: U256::from(id), newWorker: worker(to) };
+        self.emit(JOBS, &event);
+    }
+
+    fn bring_keys(&mut self, id: u64) {
+        self.sessions.get_mut(&id).unwrap().status = SessionStatus::Active.into();
+        let event = JobRegistry::SessionKeyUpdated {
+            sessionId: U256::from(id),
+            encWorkerKey: Bytes::new(),
+            encDisputerKey: Bytes::new(),
+        };
+        self.emit(JOBS, &event);
+    }
+
     fn step(&mut self, id: u64, to: JobState) {
         let time = U256::from(self.time);
         let job = self.jobs.get_mut(&id).unwrap();
@@ -134,6 +163,7 @@ impl World {
         job.state = to.into();
         match to {
             JobState::Acknowledged => {
+                job.ackTimestamp = time;
                 job.deadline = time + U256::from(60);
                 self.emit(JOBS, &JobRegistry::JobAcknowledged { jobId: job_id, worker });
             }
@@ -198,6 +228,9 @@ impl World {
     }
 
     fn registry(&self, input: &[u8]) -> Vec<u8> {
+        if input[..4] == WorkerRegistry::isModelWhitelistedCall::SELECTOR {
+            return true.abi_encode();
+        }
         let worker = Address::from_slice(&input[16..36]);
         let selector: [u8; 4] = input[..4].try_into().unwrap();
         match selector {
@@ -216,9 +249,10 @@ impl World {
     }
 
     fn record(&self, input: &[u8]) -> Option<Vec<u8>> {
-        let id = U256::from_be_slice(&input[4..36]).to::<u64>();
+        let id = U256::from_be_slice(&input[4..36]).saturating_to::<u64>();
         let selector: [u8; 4] = input[..4].try_into().unwrap();
         match selector {
+            JobRegistry::nonceCall::SELECTOR => Some(U256::from(self.sessions.len()).abi_encode()),
             JobRegistry::getJobCall::SELECTOR => self.jobs.get(&id).map(SolValue::abi_encode),
             _ => self.sessions.get(&id).map(SolValue::abi_encode),
         }
@@ -232,6 +266,10 @@ fn config(input: &[u8]) -> Vec<u8> {
         AIConfig::getMaxConcurrentJobsCall::SELECTOR => U256::from(2).abi_encode(),
         AIConfig::getDisputeWindowCall::SELECTOR => U256::from(DISPUTE_WINDOW).abi_encode(),
         AIConfig::getBlobRetentionPeriodCall::SELECTOR => U256::from(RETENTION).abi_encode(),
+        AIConfig::getAckTimeoutCall::SELECTOR => U256::from(ACK_TIMEOUT).abi_encode(),
+        AIConfig::getResolutionTimeoutCall::SELECTOR => U256::from(60).abi_encode(),
+        AIConfig::getSessionInactivityTimeoutCall::SELECTOR => U256::from(500).abi_encode(),
+        AIConfig::getMaxReassignmentsCall::SELECTOR => U256::from(2).abi_encode(),
         AIConfig::isModelEnabledCall::SELECTOR => true.abi_encode(),
         _ => U256::from(1).abi_encode(),
     }
@@ -325,6 +363,7 @@ fn open_jobs_are_counted_from_events_and_bound_by_both_limits() {
 
     let health = crate::WorkerHealth {
         last_heartbeat: 1_000,
+        heard_at: 0,
         active_jobs: 0,
         max_jobs: 8,
         draining: false,
@@ -366,6 +405,9 @@ fn a_missed_deadline_is_claimed_until_the_chain_shows_it() {
     assert!(intents.is_empty(), "not asked for again at once");
     let (_, intents) = apply(&mut core, &world.block(1));
     assert_eq!(actions(&intents), ["claimTimeout"], "asked for again while nobody did it");
+    world.block(40);
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert_eq!(actions(&intents), ["settleStuckJob"], "the way out once blaming has failed");
     world.step(job, JobState::TimedOut);
     apply(&mut core, &world.block(1_000));
     let (_, intents) = apply(&mut core, &world.block(1));
@@ -384,11 +426,106 @@ fn a_completed_job_is_released_after_window_and_grace() {
     let (_, intents) = apply(&mut core, &world.block(1));
     assert!(intents.is_empty());
     let (_, intents) = apply(&mut core, &world.block(1));
-    assert_eq!(actions(&intents), ["release"]);
+    assert_eq!(actions(&intents), ["releaseJobs"]);
     world.step(job, JobState::Released);
     apply(&mut core, &world.block(1_000));
     let (_, intents) = apply(&mut core, &world.block(1));
     assert!(intents.is_empty());
+}
+
+#[test]
+fn releases_that_fall_due_together_are_asked_for_together() {
+    let (mut world, mut core) = (World::new(), core());
+    world.register(1, 100);
+    let session = world.open(1);
+    let jobs: Vec<u64> = (0..3).map(|_| world.submit(session)).collect();
+    for job in &jobs {
+        world.step(*job, JobState::Acknowledged);
+        world.step(*job, JobState::Completed);
+    }
+    apply(&mut core, &world.block(DISPUTE_WINDOW + 62));
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert_eq!(actions(&intents), ["releaseJobs"]);
+    let task: crate::core::DutyTask = postcard::from_bytes(&intents[0].payload).unwrap();
+    assert_eq!(task, crate::core::DutyTask::Jobs(jobs.into_iter().map(JobId).collect()));
+}
+
+#[test]
+fn a_session_whose_worker_may_not_serve_it_gets_another_and_then_its_owners_keys() {
+    let (mut world, mut core) = (World::new(), core());
+    world.register(1, 100);
+    world.register(2, 100);
+    let (session, closed) = (world.open(1), world.open(1));
+    apply(&mut core, &world.block(1));
+    world.sessions.get_mut(&closed).unwrap().status = SessionStatus::Closed.into();
+    world.emit(JOBS, &JobRegistry::SessionClosed { sessionId: U256::from(closed) });
+    world.suspend(1, 5_000);
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert!(intents.is_empty(), "planned in the block that suspends, asked for in the next");
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert_eq!(actions(&intents), ["reassignSession"], "the open one only");
+    let first = intents[0].subject;
+
+    world.reassign(session, 2);
+    apply(&mut core, &world.block(100));
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert!(intents.is_empty(), "done, by whomever");
+    assert_eq!(core.session(SessionId(session)).unwrap().worker, worker(2));
+    assert_eq!(core.sessions_served_by(worker(1)).count(), 0);
+    world.bring_keys(session);
+    apply(&mut core, &world.block(1));
+
+    world.suspend(2, 5_000);
+    apply(&mut core, &world.block(1));
+    world.reinstate(2);
+    apply(&mut core, &world.block(1));
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert!(intents.is_empty() || intents[0].subject != first, "another reassignment is another effect");
+    apply(&mut core, &world.block(100));
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert!(intents.is_empty(), "it came back in time");
+    world.suspend(2, 5_000);
+    apply(&mut core, &world.block(600));
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert!(intents.is_empty(), "nobody can use a session that has been idle for too long");
+}
+
+#[test]
+fn a_worker_that_is_late_or_misses_deadlines_counts_less_and_recovers() {
+    let (mut world, mut core) = (World::new(), core());
+    world.register(1, 100);
+    let session = world.open(1);
+    let standing = |core: &DispatchCore| core.worker(&worker(1)).unwrap().standing_bps;
+    let job = world.submit(session);
+    apply(&mut core, &world.block(11));
+    world.step(job, JobState::Acknowledged);
+    world.step(job, JobState::Completed);
+    apply(&mut core, &world.block(1));
+    assert_eq!(standing(&core), 7_500, "acknowledged in the second half of its time");
+    let job = world.submit(session);
+    apply(&mut core, &world.block(1));
+    world.step(job, JobState::TimedOut);
+    apply(&mut core, &world.block(1));
+    assert_eq!(standing(&core), 3_750);
+    let job = world.submit(session);
+    world.step(job, JobState::Acknowledged);
+    world.time += 8;
+    world.step(job, JobState::Completed);
+    apply(&mut core, &world.block(1));
+    assert!(standing(&core) > 3_750);
+    let speeds: Vec<_> = core.speeds_of(&worker(1)).collect();
+    assert_eq!((speeds[0].0, speeds[0].1.jobs, speeds[0].1.mean_ms), (model(), 2, 1_000), "0 s, then 8 s");
+}
+
+#[test]
+fn the_nonce_a_session_spent_is_known_however_many_its_block_holds() {
+    let (mut world, mut core) = (World::new(), core());
+    world.register(1, 100);
+    let sessions: Vec<u64> = (0..3).map(|_| world.open(1)).collect();
+    apply(&mut core, &world.block(1));
+    let nonces: Vec<_> =
+        sessions.iter().map(|id| core.session(SessionId(*id)).unwrap().nonce.unwrap()).collect();
+    assert_eq!(nonces, [0, 1, 2].map(U256::from));
 }
 
 #[test]
@@ -418,6 +555,9 @@ enum Happening {
     Open(u8),
     Submit(u8),
     Advance(u8),
+    Suspend(u8),
+    Reinstate(u8),
+    Reassign(u8, u8),
     Wait(u64),
 }
 
@@ -428,6 +568,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         (0..4u8).prop_map(Happening::Open),
         any::<u8>().prop_map(Happening::Submit),
         any::<u8>().prop_map(Happening::Advance),
+        (0..4u8).prop_map(Happening::Suspend),
+        (0..4u8).prop_map(Happening::Reinstate),
+        (any::<u8>(), 0..4u8).prop_map(|(session, n)| Happening::Reassign(session, n)),
         (1..400u64).prop_map(Happening::Wait),
     ]
 }
@@ -452,6 +595,11 @@ fn happen(world: &mut World, happening: Happening) -> u64 {
                 JobState::Completed => world.step(id, JobState::Released),
                 _ => {}
             }
+        }
+        Happening::Suspend(n) if world.stakes.contains_key(&worker(n)) => world.suspend(n, 9_999),
+        Happening::Reinstate(n) if world.suspended.contains_key(&worker(n)) => world.reinstate(n),
+        Happening::Reassign(pick, to) if !world.sessions.is_empty() => {
+            world.reassign(u64::from(pick) % world.sessions.len() as u64, to);
         }
         Happening::Wait(seconds) => return seconds,
         _ => {}

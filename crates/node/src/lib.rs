@@ -87,6 +87,7 @@ impl Node {
         let known_models = config.models.iter().map(|name| ModelId::from_name(name)).collect();
         let dispatch_config = DispatchConfig {
             keeper: config.keeper.is_some(),
+            keeper_account: config.keeper.as_ref().map(PrivateKeySigner::address),
             ..DispatchConfig::new(config.deployment, known_models)
         };
         let keeper = config.keeper.clone().map(|signer| {

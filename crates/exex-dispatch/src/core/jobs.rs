@@ -1,0 +1,194 @@
+//! Blocks into the directory: jobs, what they say of their workers, and what a keeper may do about them.
+
+use super::{DispatchCore, Expiring, apply::saturating, index::BlockIndex};
+use crate::{
+    duties::{Duty, DutyKey, Plan},
+    plan::{job_call, topic0},
+    records::Job,
+    standing::{after_acknowledgement, after_timeout},
+};
+use alloy_primitives::{B256, U256};
+use alloy_sol_types::SolEvent;
+use lcai_host::{CoreError, FeedBlock};
+use lcai_primitives::{
+    contracts::{self, JobRegistry, JobState},
+    ids::{JobId, SessionId, Subject},
+};
+
+/// Events after which a job has ended.
+const SETTLING_EVENTS: [B256; 5] = [
+    JobRegistry::JobTimedOut::SIGNATURE_HASH,
+    JobRegistry::JobReleased::SIGNATURE_HASH,
+    JobRegistry::JobSettledNoFault::SIGNATURE_HASH,
+    JobRegistry::DisputeResolved::SIGNATURE_HASH,
+    JobRegistry::DisputeDefaulted::SIGNATURE_HASH,
+];
+
+/// `KeeperBountyPaid.kind` of a timeout; a release has 1.
+const TIMEOUT_BOUNTY: u8 = 0;
+
+impl DispatchCore {
+    pub(super) fn apply_job(&mut self, index: &BlockIndex<'_>, id: U256) -> Result<(), CoreError> {
+        let Ok(job_id) = JobId::try_from(id) else { return Ok(()) };
+        let call = job_call(&self.config.deployment, id);
+        let Some(record) = index.read::<JobRegistry::getJobCall>(&call)? else { return Ok(()) };
+        let Ok(state) = JobState::try_from(record.state) else { return Ok(()) };
+        let submit = index.transaction(id, &[JobRegistry::JobSubmitted::SIGNATURE_HASH]);
+        let acknowledge = index.transaction(id, &[JobRegistry::JobAcknowledged::SIGNATURE_HASH]);
+        let complete = index.transaction(id, &[JobRegistry::JobCompleted::SIGNATURE_HASH]);
+        let settle = index.transaction(id, &SETTLING_EVENTS);
+        let before = self.jobs.get(&job_id).cloned();
+        let Some(mut job) = before.clone().or_else(|| self.new_job(index.block, job_id, &record, submit))
+        else {
+            return Ok(());
+        };
+        job.state = state;
+        job.deadline = saturating(record.deadline);
+        job.completed_at = saturating(record.completedAt);
+        job.response_blob_hash = (!record.responseBlobHash.is_zero()).then_some(record.responseBlobHash);
+        job.response_ciphertext_hash =
+            (!record.responseCiphertextHash.is_zero()).then_some(record.responseCiphertextHash);
+        job.ack_tx = acknowledge.or(job.ack_tx);
+        job.settle_tx = settle.or(job.settle_tx);
+        if complete.is_some() {
+            job.complete_tx = complete;
+            job.completed_in = Some(index.block.block_ref());
+        }
+        self.count_open_jobs(before.as_ref(), &job);
+        self.judge(index, id, &job, &record);
+        let plan = if self.config.keeper { self.duty_of(&job, &record) } else { None };
+        self.duties.plan(DutyKey::Job(job_id), plan);
+        if matches!(state, JobState::TimedOut | JobState::Resolved | JobState::Released) {
+            self.expire(index.block, Expiring::Job(job_id));
+        }
+        self.jobs.insert(job_id, job);
+        Ok(())
+    }
+
+    fn new_job(
+        &mut self,
+        block: &FeedBlock,
+        job_id: JobId,
+        record: &contracts::Job,
+        submit: Option<B256>,
+    ) -> Option<Job> {
+        let session_id = SessionId::try_from(record.sessionId).ok()?;
+        let user = self.sessions.update(&session_id, |session| {
+            session.jobs.push(job_id);
+            session.last_activity = block.timestamp;
+            session.user
+        })?;
+        Some(Job {
+            session_id,
+            user,
+            worker: record.worker,
+            state: JobState::Submitted,
+            escrowed_fee: record.escrowedFee,
+            prompt_blob_hash: record.promptBlobHash,
+            response_blob_hash: None,
+            response_ciphertext_hash: None,
+            submitted_at: saturating(record.submittedAt),
+            completed_at: 0,
+            deadline: saturating(record.deadline),
+            submit_tx: submit,
+            ack_tx: None,
+            complete_tx: None,
+            settle_tx: None,
+            submitted_in: block.block_ref(),
+            completed_in: None,
+            subject: Subject {
+                chain_id: self.config.deployment.chain_id,
+                contract: self.config.deployment.job_registry,
+                job_id,
+                session_id,
+                prompt_blob_hash: record.promptBlobHash,
+                submit_tx_hash: submit.unwrap_or_default(),
+            },
+        })
+    }
+
+    fn count_open_jobs(&mut self, before: Option<&Job>, after: &Job) {
+        let was_open = before.is_some_and(Job::is_open);
+        if was_open == after.is_open() {
+            return;
+        }
+        self.workers.update(&after.worker, |worker| {
+            worker.open_jobs = if was_open {
+                worker.open_jobs.saturating_sub(1)
+            } else {
+                worker.open_jobs.saturating_add(1)
+            };
+        });
+    }
+
+    /// What this block's events of the job say of its worker: standing, and speed with the model.
+    fn judge(&mut self, index: &BlockIndex<'_>, id: U256, job: &Job, record: &contracts::Job) {
+        let happened = |signature| index.about(id).any(|log| topic0(log) == Some(signature));
+        let allowed = self.params().map_or(0, |p| p.ack_timeout);
+        let (submitted, acknowledged) = (saturating(record.submittedAt), saturating(record.ackTimestamp));
+        if happened(JobRegistry::JobAcknowledged::SIGNATURE_HASH) {
+            let took = acknowledged.saturating_sub(submitted);
+            self.workers.update(&job.worker, |w| {
+                w.standing_bps = after_acknowledgement(w.standing_bps, took, allowed);
+            });
+        }
+        if happened(JobRegistry::JobTimedOut::SIGNATURE_HASH) {
+            self.workers.update(&job.worker, |w| w.standing_bps = after_timeout(w.standing_bps));
+        }
+        if happened(JobRegistry::JobCompleted::SIGNATURE_HASH)
+            && let Some(model) = self.sessions.get(&job.session_id).map(|session| session.model_id)
+        {
+            let key = (job.worker, model);
+            let speed = self.speeds.get(&key).copied().unwrap_or_default();
+            self.speeds.insert(key, speed.after(job.completed_at.saturating_sub(acknowledged)));
+        }
+    }
+
+    /// What anyone may do next about a job once block time allows it.
+    fn duty_of(&self, job: &Job, record: &contracts::Job) -> Option<Plan> {
+        let params = self.params()?;
+        let grace = self.config.release_grace_seconds;
+        let plan = |duty, after| Plan { duty, after, settle_from: None };
+        match job.state {
+            JobState::Submitted | JobState::Acknowledged => Some(Plan {
+                settle_from: Some(job.deadline.saturating_add(params.resolution_timeout)),
+                ..plan(Duty::ClaimTimeout, job.deadline)
+            }),
+            JobState::Completed => {
+                let over = job.completed_at.saturating_add(params.dispute_window);
+                Some(plan(Duty::Release, over.saturating_add(grace)))
+            }
+            JobState::Disputed => {
+                let created = saturating(record.disputeCreatedAt);
+                Some(plan(Duty::ClaimTimeout, created.saturating_add(params.resolution_timeout)))
+            }
+            JobState::Resolved if !record.escrowedFee.is_zero() => {
+                Some(plan(Duty::Release, job.deadline.saturating_add(grace)))
+            }
+            _ => None,
+        }
+    }
+
+    /// What our keeper account was paid in this block.
+    pub(super) fn count_bounties(&mut self, block: &FeedBlock) {
+        let Some(keeper) = self.config.keeper_account else { return };
+        let registry = self.config.deployment.job_registry;
+        for log in block.logs.iter().filter(|log| log.address == registry) {
+            if topic0(log) != Some(JobRegistry::KeeperBountyPaid::SIGNATURE_HASH) {
+                continue;
+            }
+            let topics = log.topics.iter().copied();
+            let Ok(paid) = JobRegistry::KeeperBountyPaid::decode_raw_log(topics, &log.data) else { continue };
+            if paid.keeper != keeper {
+                continue;
+            }
+            let mut bounties = self.bounties();
+            if paid.kind == TIMEOUT_BOUNTY {
+                bounties.timeouts = bounties.timeouts.saturating_add(paid.amount);
+            } else {
+                bounties.releases = bounties.releases.saturating_add(paid.amount);
+            }
+            self.bounties.insert(0, bounties);
+        }
+    }
+}

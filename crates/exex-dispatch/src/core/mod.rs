@@ -1,0 +1,480 @@
+//! The directory: a pure function of the blocks and the journaled heartbeats.
+
+mod apply;
+mod index;
+mod jobs;
+mod records_from;
+
+use crate::{
+    duties::{Duties, Duty, DutyKey, DutyLimits, Plan},
+    plan::{Touched, params_calls},
+    records::{Bounties, Job, Model, Session, Speed, Worker, WorkerHealth, WorkerState},
+};
+use alloy_primitives::{Address, B256, Keccak256};
+use index::BlockIndex;
+use lcai_host::{AnyTable, BlockRef, CoreError, EffectDepth, Effects, Extension, FeedBlock, OnRepeat, Table};
+use lcai_primitives::{
+    contracts::{Deployment, SessionStatus},
+    ids::{JobId, ModelId, SessionId},
+    params::ChainParams,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// What the core is told once and for all.
+#[derive(Debug, Clone)]
+pub struct DispatchConfig {
+    /// The contracts.
+    pub deployment: Deployment,
+    /// Models looked up at the feed's first block, see [`crate::DispatchPlan`].
+    pub known_models: Vec<ModelId>,
+    /// Whether this node performs keeper duties.
+    pub keeper: bool,
+    /// The account that performs them, whose bounties are counted.
+    pub keeper_account: Option<Address>,
+    /// Seconds after the dispute window before the keeper releases a job that its worker has not released itself.
+    pub release_grace_seconds: u64,
+    /// Seconds between the first two attempts at the same duty; they double from attempt to attempt.
+    pub duty_retry_seconds: u64,
+    /// Gas per minute of block time that duties may use.
+    pub duty_gas_per_minute: u64,
+    /// Most jobs of one release.
+    pub release_batch: usize,
+    /// Seconds after its newest heartbeat for which a worker counts as healthy.
+    pub heartbeat_ttl_seconds: u64,
+}
+
+impl DispatchConfig {
+    /// Defaults: keeper on, release grace 60 s, duties retried after 30 s, 6,000,000 gas a minute, releases of up to 50
+    /// jobs, heartbeats good for 45 s.
+    pub const fn new(deployment: Deployment, known_models: Vec<ModelId>) -> Self {
+        Self {
+            deployment,
+            known_models,
+            keeper: true,
+            keeper_account: None,
+            release_grace_seconds: 60,
+            duty_retry_seconds: 30,
+            duty_gas_per_minute: 6_000_000,
+            release_batch: 50,
+            heartbeat_ttl_seconds: 45,
+        }
+    }
+
+    const fn duty_limits(&self) -> DutyLimits {
+        DutyLimits {
+            retry_seconds: self.duty_retry_seconds,
+            gas_per_minute: self.duty_gas_per_minute,
+            release_batch: self.release_batch,
+        }
+    }
+}
+
+/// Something that may be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+enum Expiring {
+    Job(JobId),
+    Session(SessionId),
+    Blob(B256),
+}
+
+/// What a keeper's effect is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum DutyTask {
+    /// Jobs to release together, or one job.
+    Jobs(Vec<JobId>),
+    /// A session to give another worker.
+    Session(SessionId),
+}
+
+/// The pure core of dispatch.
+#[derive(Debug)]
+pub struct DispatchCore {
+    config: DispatchConfig,
+    params: Table<u8, ChainParams>,
+    /// The newest block's time, unix seconds.
+    time: Table<u8, u64>,
+    models: Table<ModelId, Model>,
+    workers: Table<Address, Worker>,
+    sessions: Table<SessionId, Session>,
+    /// Sessions that are not closed, by who serves them.
+    served: Table<(Address, SessionId), u8>,
+    jobs: Table<JobId, Job>,
+    speeds: Table<(Address, ModelId), Speed>,
+    blobs: Table<B256, B256>,
+    duties: Duties,
+    bounties: Table<u8, Bounties>,
+    expiries: Table<(u64, Expiring), u8>,
+    /// Written by inputs only, so that it survives reverts.
+    health: Table<Address, WorkerHealth>,
+}
+
+impl DispatchCore {
+    /// An empty directory; the runner fills it from the journal.
+    pub const fn new(config: DispatchConfig) -> Self {
+        Self {
+            config,
+            params: Table::new("params"),
+            time: Table::new("time"),
+            models: Table::new("models"),
+            workers: Table::new("workers"),
+            sessions: Table::new("sessions"),
+            served: Table::new("served"),
+            jobs: Table::new("jobs"),
+            speeds: Table::new("speeds"),
+            blobs: Table::new("blobs"),
+            duties: Duties::new(),
+            bounties: Table::new("bounties"),
+            expiries: Table::new("expiries"),
+            health: Table::new("health"),
+        }
+    }
+
+    /// The contracts.
+    pub const fn deployment(&self) -> &Deployment {
+        &self.config.deployment
+    }
+
+    /// AIConfig's values; `None` before the first block.
+    pub fn params(&self) -> Option<&ChainParams> {
+        self.params.get(&0)
+    }
+
+    /// The newest block's time, unix seconds; 0 before the first block.
+    pub fn block_time(&self) -> u64 {
+        self.time.get(&0).copied().unwrap_or_default()
+    }
+
+    /// Every model, by id.
+    pub fn models(&self) -> impl Iterator<Item = (ModelId, &Model)> {
+        self.models.iter().map(|(id, model)| (*id, model))
+    }
+
+    /// One model.
+    pub fn model(&self, id: &ModelId) -> Option<&Model> {
+        self.models.get(id)
+    }
+
+    /// Every registered worker, by address.
+    pub fn workers(&self) -> impl Iterator<Item = (&Address, &Worker)> {
+        self.workers.iter()
+    }
+
+    /// One worker.
+    pub fn worker(&self, address: &Address) -> Option<&Worker> {
+        self.workers.get(address)
+    }
+
+    /// A worker's newest heartbeat.
+    pub fn health_of(&self, address: &Address) -> Option<&WorkerHealth> {
+        self.health.get(address)
+    }
+
+    /// How long the worker takes for each model it has completed jobs of.
+    pub fn speeds_of(&self, address: &Address) -> impl Iterator<Item = (ModelId, Speed)> + '_ {
+        let address = *address;
+        self.speeds
+            .range((address, ModelId(B256::ZERO))..=(address, ModelId(B256::repeat_byte(0xff))))
+            .map(|((_, model), speed)| (*model, *speed))
+    }
+
+    /// One session.
+    pub fn session(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(&id)
+    }
+
+    /// The sessions a worker serves that are not closed.
+    pub fn sessions_served_by(&self, worker: Address) -> impl Iterator<Item = (SessionId, &Session)> {
+        let ids = self.served.range((worker, SessionId(0))..=(worker, SessionId(u64::MAX)));
+        ids.filter_map(|((_, id), _)| Some((*id, self.sessions.get(id)?)))
+    }
+
+    /// One job.
+    pub fn job(&self, id: JobId) -> Option<&Job> {
+        self.jobs.get(&id)
+    }
+
+    /// The type-3 transaction that carried a blob.
+    pub fn blob_transaction(&self, versioned_hash: &B256) -> Option<B256> {
+        self.blobs.get(versioned_hash).copied()
+    }
+
+    /// What the configured keeper account earned on this fork since the feed's first block.
+    pub fn bounties(&self) -> Bounties {
+        self.bounties.get(&0).copied().unwrap_or_default()
+    }
+
+    /// Keeper duties that wait for their time.
+    pub fn planned_duties(&self) -> usize {
+        self.duties.len()
+    }
+
+    /// Whether the registry's rules let the worker take jobs of the model: listed, staked, not suspended, model enabled.
+    pub fn is_eligible(&self, worker: &Worker, model: &ModelId) -> bool {
+        self.ineligible_because(worker, model).is_none()
+    }
+
+    /// Which of the registry's rules keeps the worker from jobs of the model; `None` when none does.
+    pub fn ineligible_because(&self, worker: &Worker, model: &ModelId) -> Option<&'static str> {
+        let Some(params) = self.params() else { return Some("AIConfig is not known yet") };
+        if !worker.models.contains(model) {
+            Some("does not list the model")
+        } else if worker.suspended_until.is_some() {
+            Some("suspended")
+        } else if worker.stake < params.min_worker_stake {
+            Some("stake below the minimum")
+        } else if self.models.get(model).is_none_or(|m| !m.enabled) {
+            Some("the model is not enabled")
+        } else {
+            None
+        }
+    }
+
+    /// Jobs the worker can still take at `now` (unix seconds); `None` when its health is unknown.
+    pub fn free_slots(&self, address: &Address, now: u64) -> Option<u64> {
+        let worker = self.workers.get(address)?;
+        let health = self.health.get(address)?;
+        if now > health.heard_at.saturating_add(self.config.heartbeat_ttl_seconds) {
+            return None;
+        }
+        if health.draining || !health.inference_ready {
+            return Some(0);
+        }
+        let limit = self.params()?.max_concurrent_jobs.min(u64::from(health.max_jobs));
+        Some(limit.saturating_sub(worker.open_jobs))
+    }
+
+    /// What the worker is doing, judged at the newest block's time; `None` for an account that is no worker.
+    pub fn state_of(&self, address: &Address) -> Option<WorkerState> {
+        let worker = self.workers.get(address)?;
+        if worker.suspended_until.is_some() {
+            return Some(WorkerState::Jailed);
+        }
+        let Some(health) = self.health.get(address) else { return Some(WorkerState::Stale) };
+        Some(match self.free_slots(address, self.block_time()) {
+            None => WorkerState::Stale,
+            Some(_) if health.draining => WorkerState::Draining,
+            Some(_) if !health.inference_ready => WorkerState::Unready,
+            Some(0) => WorkerState::Busy,
+            Some(_) => WorkerState::Ready,
+        })
+    }
+
+    /// Plans what a session may need: another worker, while it is alive and its own may not serve it any more.
+    fn plan_session(&mut self, id: SessionId) {
+        if !self.config.keeper {
+            return;
+        }
+        let plan = self.sessions.get(&id).filter(|session| self.needs_worker(session)).map(|_| Plan {
+            duty: Duty::Reassign,
+            after: self.block_time(),
+            settle_from: None,
+        });
+        // A plan that stands keeps its time and its attempts.
+        if plan.is_some() && self.duties.planned(&DutyKey::Session(id)).is_some() {
+            return;
+        }
+        self.duties.plan(DutyKey::Session(id), plan);
+    }
+
+    fn needs_worker(&self, session: &Session) -> bool {
+        let Some(params) = self.params() else { return false };
+        let idle_until = session.last_activity.saturating_add(params.session_inactivity_timeout);
+        let served =
+            self.workers.get(&session.worker).is_some_and(|w| self.is_eligible(w, &session.model_id));
+        session.status != SessionStatus::Closed
+            && !served
+            && idle_until >= self.block_time()
+            && session.reassign_count < params.max_reassignments
+    }
+
+    /// Asks for the duties that block time has made due: a duty ends only when the chain shows that it was done, by
+    /// whomever.
+    fn perform_duties(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
+        if !self.config.keeper {
+            return Ok(());
+        }
+        let mut releases = Vec::new();
+        for (key, duty) in self.duties.take(block.timestamp, &self.config.duty_limits()) {
+            match key {
+                DutyKey::Job(job) if duty == Duty::Release => releases.push(job),
+                DutyKey::Job(job) => self.ask(block, duty, DutyTask::Jobs(vec![job]), effects)?,
+                DutyKey::Session(id) if self.sessions.get(&id).is_some_and(|s| self.needs_worker(s)) => {
+                    self.ask(block, duty, DutyTask::Session(id), effects)?;
+                }
+                DutyKey::Session(_) => self.duties.plan(key, None),
+            }
+        }
+        releases.sort_unstable();
+        for batch in releases.chunks(self.config.release_batch.max(1)) {
+            self.ask(block, Duty::Release, DutyTask::Jobs(batch.to_vec()), effects)?;
+        }
+        Ok(())
+    }
+
+    fn ask(
+        &self,
+        block: &FeedBlock,
+        duty: Duty,
+        task: DutyTask,
+        effects: &mut Effects,
+    ) -> Result<(), CoreError> {
+        let subject = self.duty_subject(&task);
+        let (origin, head, again) = (block.block_ref(), EffectDepth::Head, OnRepeat::Again);
+        effects.push(origin, subject, duty.action(), head, again, None, &task)
+    }
+
+    /// One job is its subject; several are the hash of theirs; a session is told apart from others under its number on
+    /// other forks by its transaction, and from its own later reassignments by their count.
+    fn duty_subject(&self, task: &DutyTask) -> B256 {
+        let subject = |id: &JobId| self.jobs.get(id).map_or(B256::ZERO, |job| job.subject.id());
+        let mut hasher = Keccak256::new();
+        match task {
+            DutyTask::Jobs(jobs) => {
+                if let [job] = jobs.as_slice() {
+                    return subject(job);
+                }
+                hasher.update(b"lcai jobs");
+                jobs.iter().for_each(|job| hasher.update(subject(job)));
+            }
+            DutyTask::Session(id) => {
+                let session = self.sessions.get(id);
+                hasher.update(b"lcai session");
+                hasher.update(self.config.deployment.chain_id.to_be_bytes());
+                hasher.update(self.config.deployment.job_registry);
+                hasher.update(id.0.to_be_bytes());
+                hasher.update(session.map(|s| s.create_transaction).unwrap_or_default());
+                hasher.update(session.map_or(0, |s| s.reassign_count).to_be_bytes());
+            }
+        }
+        hasher.finalize()
+    }
+
+    /// What may be needed by a dispute of a later job is kept for the retention period, then forgotten.
+    fn expire(&mut self, block: &FeedBlock, what: Expiring) {
+        let keep = self.params().map_or(u64::MAX, |p| p.blob_retention_period);
+        self.expiries.insert((block.timestamp.saturating_add(keep), what), 0);
+    }
+
+    fn forget_expired(&mut self, block: &FeedBlock) {
+        let due: Vec<_> =
+            self.expiries.iter().map(|(key, _)| *key).take_while(|(at, _)| *at < block.timestamp).collect();
+        for key in due {
+            self.expiries.remove(&key);
+            match key.1 {
+                Expiring::Blob(hash) => {
+                    self.blobs.remove(&hash);
+                }
+                Expiring::Job(id) => {
+                    self.jobs.remove(&id);
+                }
+                Expiring::Session(id) => self.forget_session(block, id),
+            }
+        }
+    }
+
+    /// A session is kept while it was active within the retention period.
+    fn forget_session(&mut self, block: &FeedBlock, id: SessionId) {
+        let keep = self.params().map_or(u64::MAX, |p| p.blob_retention_period);
+        let Some(until) = self.sessions.get(&id).map(|s| s.last_activity.saturating_add(keep)) else {
+            return;
+        };
+        if until >= block.timestamp {
+            self.expiries.insert((until, Expiring::Session(id)), 0);
+            return;
+        }
+        if let Some(session) = self.sessions.remove(&id) {
+            self.served.remove(&(session.worker, id));
+            self.duties.plan(DutyKey::Session(id), None);
+        }
+    }
+
+    /// Sessions whose worker may have stopped or begun to be able to serve them.
+    fn plan_sessions(&mut self, everyone: bool, workers: &BTreeSet<Address>) {
+        let ids: Vec<SessionId> = if everyone {
+            self.served.iter().map(|((_, id), _)| *id).collect()
+        } else {
+            workers.iter().flat_map(|worker| self.sessions_served_by(*worker)).map(|(id, _)| id).collect()
+        };
+        for id in ids {
+            self.plan_session(id);
+        }
+    }
+}
+
+impl Extension for DispatchCore {
+    const NAME: &'static str = "dispatch";
+    const VERSION: u32 = 2;
+
+    fn apply(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
+        self.time.insert(0, block.timestamp);
+        let index = BlockIndex::new(block, &self.config.deployment);
+        let mut touched = Touched::of(block, &self.config.deployment);
+        let configured =
+            params_calls(&self.config.deployment).first().is_some_and(|call| index.get(call).is_some());
+        if self.params().is_none() && configured {
+            touched.config = true;
+            touched.models.extend(self.config.known_models.iter().copied());
+        }
+        if touched.config {
+            self.apply_params(&index)?;
+        }
+        for model in &touched.models {
+            self.apply_model(&index, *model)?;
+        }
+        for worker in &touched.workers {
+            self.apply_worker(&index, *worker)?;
+        }
+        self.apply_worker_models(&index);
+        for session in touched.sessions {
+            self.apply_session(&index, session)?;
+        }
+        for job in touched.jobs {
+            self.apply_job(&index, job)?;
+        }
+        self.plan_sessions(touched.config || !touched.models.is_empty(), &touched.workers);
+        self.count_bounties(block);
+        for blob in &block.blobs {
+            self.blobs.insert(blob.versioned_hash, blob.transaction_hash);
+            self.expire(block, Expiring::Blob(blob.versioned_hash));
+        }
+        self.perform_duties(block, effects)?;
+        self.forget_expired(block);
+        Ok(())
+    }
+
+    fn input(&mut self, _at: BlockRef, input: &[u8], _effects: &mut Effects) -> Result<(), CoreError> {
+        let (worker, mut health): (Address, WorkerHealth) =
+            postcard::from_bytes(input).map_err(|e| CoreError::BadInput(e.to_string()))?;
+        let newer = self.health.get(&worker).is_none_or(|known| {
+            health.last_heartbeat > known.last_heartbeat
+                || (health.last_heartbeat == known.last_heartbeat && health.sequence > known.sequence)
+        });
+        if newer {
+            health.heard_at = health.last_heartbeat.max(self.block_time());
+            self.health.insert(worker, health);
+        }
+        Ok(())
+    }
+
+    fn tables(&mut self) -> Vec<&mut dyn AnyTable> {
+        let [entries, queue, gas] = self.duties.tables();
+        vec![
+            &mut self.params,
+            &mut self.time,
+            &mut self.models,
+            &mut self.workers,
+            &mut self.sessions,
+            &mut self.served,
+            &mut self.jobs,
+            &mut self.speeds,
+            &mut self.blobs,
+            entries,
+            queue,
+            gas,
+            &mut self.bounties,
+            &mut self.expiries,
+            &mut self.health,
+        ]
+    }
+}

@@ -1,0 +1,351 @@
+//! What anyone may do on chain once block time allows it: a schedule that is a pure function of the blocks.
+//!
+//! Each job and each session has at most one duty at a time. A duty ends only when the chain shows that it was done, by
+//! whomever; until then it is asked for again, later each time. What a block's gas budget does not pay for waits, and the
+//! cheapest duties go first, so that one expensive kind cannot keep the others from being done.
+
+use lcai_host::{AnyTable, Table};
+use lcai_primitives::ids::{JobId, SessionId};
+use serde::{Deserialize, Serialize};
+
+/// Gas of a release beside its jobs; `contracts/gas-budget.json` has 1.6 million for 50 jobs and 148,204 for one.
+pub const RELEASE_BATCH_GAS: u64 = 120_000;
+
+/// Longest time between two attempts at one duty, as doublings of the first.
+const MAX_DOUBLINGS: u32 = 5;
+
+/// Duties looked at per block.
+const MAX_DUE: usize = 4_096;
+
+/// What a keeper does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Duty {
+    /// `releaseJobs`: the fee of a completed or cleared job is paid out.
+    Release,
+    /// `settleStuckJob`: the fee goes back without blame, because timing the job out keeps failing.
+    SettleStuck,
+    /// `claimTimeout`: a worker missed a deadline, or the disputer its own.
+    ClaimTimeout,
+    /// `reassignSession`: a session whose worker may no longer serve it gets another.
+    Reassign,
+}
+
+impl Duty {
+    /// Every duty, cheapest first.
+    pub const ALL: [Self; 4] = [Self::Release, Self::SettleStuck, Self::ClaimTimeout, Self::Reassign];
+
+    /// The contract function, which is also the name of the effect.
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::Release => "releaseJobs",
+            Self::SettleStuck => "settleStuckJob",
+            Self::ClaimTimeout => "claimTimeout",
+            Self::Reassign => "reassignSession",
+        }
+    }
+
+    /// The duty of an effect.
+    pub fn of_action(action: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|duty| duty.action() == action)
+    }
+
+    /// Gas set aside for it, beside [`RELEASE_BATCH_GAS`] for releases.
+    pub const fn gas(self) -> u64 {
+        match self {
+            Self::Release => 35_000,
+            Self::SettleStuck => 120_000,
+            Self::ClaimTimeout => 170_000,
+            Self::Reassign => 250_000,
+        }
+    }
+}
+
+/// What a duty is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum DutyKey {
+    /// A job.
+    Job(JobId),
+    /// A session.
+    Session(SessionId),
+}
+
+/// What will be due, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The duty.
+    pub duty: Duty,
+    /// Done in blocks whose time is later than this, unix seconds.
+    pub after: u64,
+    /// From this block time on a timeout that was asked for in vain becomes [`Duty::SettleStuck`].
+    pub settle_from: Option<u64>,
+}
+
+/// A plan and how often it was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    plan: Plan,
+    attempts: u32,
+    /// Where it stands in the queue.
+    next: u64,
+}
+
+/// Gas that may be spent: refilled by block time, never more than a minute's worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Budget {
+    left: u64,
+    at: u64,
+}
+
+/// How a keeper spends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DutyLimits {
+    /// Seconds between the first two attempts at a duty; they double from attempt to attempt.
+    pub retry_seconds: u64,
+    /// Gas per minute of block time.
+    pub gas_per_minute: u64,
+    /// Most jobs of one release.
+    pub release_batch: usize,
+}
+
+/// The schedule.
+#[derive(Debug)]
+pub struct Duties {
+    entries: Table<DutyKey, Entry>,
+    /// By the block time after which they are due.
+    queue: Table<(u64, DutyKey), u8>,
+    budget: Table<u8, Budget>,
+}
+
+impl Default for Duties {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Duties {
+    /// Nothing to do.
+    pub const fn new() -> Self {
+        Self { entries: Table::new("duties"), queue: Table::new("duty queue"), budget: Table::new("gas") }
+    }
+
+    /// Sets what is next for a job or session; `None`: nothing. The same plan again keeps its attempts.
+    pub fn plan(&mut self, key: DutyKey, plan: Option<Plan>) {
+        let known = self.entries.get(&key).copied();
+        if known.map(|entry| entry.plan) == plan {
+            return;
+        }
+        if let Some(entry) = known {
+            self.queue.remove(&(entry.next, key));
+            self.entries.remove(&key);
+        }
+        if let Some(plan) = plan {
+            self.enqueue(key, Entry { plan, attempts: 0, next: plan.after });
+        }
+    }
+
+    fn enqueue(&mut self, key: DutyKey, entry: Entry) {
+        self.queue.insert((entry.next, key), 0);
+        self.entries.insert(key, entry);
+    }
+
+    /// What is planned for a job or session.
+    pub fn planned(&self, key: &DutyKey) -> Option<Plan> {
+        self.entries.get(key).map(|entry| entry.plan)
+    }
+
+    /// How many are planned.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is planned.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What to do now, cheapest first and within the gas budget; each is planned again for a later attempt.
+    pub fn take(&mut self, now: u64, limits: &DutyLimits) -> Vec<(DutyKey, Duty)> {
+        let mut due: Vec<(u64, DutyKey, Duty)> = self
+            .queue
+            .iter()
+            .take_while(|((at, _), _)| *at < now)
+            .filter_map(|((at, key), _)| Some((*at, *key, current(self.entries.get(key)?, now))))
+            .take(MAX_DUE)
+            .collect();
+        due.sort_unstable_by_key(|(at, key, duty)| (duty.gas(), *at, *key));
+        let mut left = self.refilled(now, limits);
+        let mut taken = Vec::new();
+        let mut releases = 0usize;
+        for (_, key, duty) in due {
+            let opens_batch = duty == Duty::Release && releases.is_multiple_of(limits.release_batch.max(1));
+            let gas = duty.gas() + if opens_batch { RELEASE_BATCH_GAS } else { 0 };
+            let Some(rest) = left.checked_sub(gas) else { break };
+            left = rest;
+            releases += usize::from(duty == Duty::Release);
+            self.postpone(key, now, limits.retry_seconds);
+            taken.push((key, duty));
+        }
+        if !taken.is_empty() {
+            self.budget.insert(0, Budget { left, at: now });
+        }
+        taken
+    }
+
+    fn postpone(&mut self, key: DutyKey, now: u64, retry: u64) {
+        let Some(mut entry) = self.entries.get(&key).copied() else { return };
+        self.queue.remove(&(entry.next, key));
+        entry.next = now.saturating_add(retry << entry.attempts.min(MAX_DOUBLINGS));
+        entry.attempts = entry.attempts.saturating_add(1);
+        // A timeout that fails is settled as soon as that is allowed.
+        if entry.plan.duty == Duty::ClaimTimeout
+            && let Some(from) = entry.plan.settle_from.filter(|from| *from > now)
+        {
+            entry.next = entry.next.min(from);
+        }
+        self.enqueue(key, entry);
+    }
+
+    fn refilled(&self, now: u64, limits: &DutyLimits) -> u64 {
+        let Some(budget) = self.budget.get(&0) else { return limits.gas_per_minute };
+        let refill = now.saturating_sub(budget.at).saturating_mul(limits.gas_per_minute) / 60;
+        budget.left.saturating_add(refill).min(limits.gas_per_minute)
+    }
+
+    /// Its tables, for [`lcai_host::Extension::tables`].
+    pub fn tables(&mut self) -> [&mut dyn AnyTable; 3] {
+        [&mut self.entries, &mut self.queue, &mut self.budget]
+    }
+}
+
+/// The first attempt of a timeout is the timeout, which slashes and pays a bounty; once that was in vain and the no-fault
+/// window is open, the way out.
+fn current(entry: &Entry, now: u64) -> Duty {
+    let settle = entry.plan.settle_from.is_some_and(|from| now >= from) && entry.attempts > 0;
+    if settle { Duty::SettleStuck } else { entry.plan.duty }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const LIMITS: DutyLimits = DutyLimits { retry_seconds: 30, gas_per_minute: 1_000_000, release_batch: 50 };
+
+    fn job(n: u64) -> DutyKey {
+        DutyKey::Job(JobId(n))
+    }
+
+    fn plan(duty: Duty, after: u64) -> Option<Plan> {
+        Some(Plan { duty, after, settle_from: None })
+    }
+
+    #[test]
+    fn the_cheapest_go_first_and_the_rest_waits_for_gas() {
+        let mut duties = Duties::new();
+        duties.plan(DutyKey::Session(SessionId(1)), plan(Duty::Reassign, 10));
+        for n in 0..6 {
+            duties.plan(job(n), plan(Duty::ClaimTimeout, 10 + n));
+        }
+        duties.plan(job(9), plan(Duty::Release, 19));
+        let limits = DutyLimits { gas_per_minute: 500_000, ..LIMITS };
+        assert!(duties.take(10, &limits).is_empty(), "at the deadline the worker may still act");
+        // 155,000 for the release, 170,000 for each timeout.
+        let first = duties.take(20, &limits);
+        assert_eq!(
+            first,
+            [(job(9), Duty::Release), (job(0), Duty::ClaimTimeout), (job(1), Duty::ClaimTimeout)]
+        );
+        assert!(duties.take(21, &limits).is_empty(), "5,000 left and 8,333 refilled");
+        assert_eq!(duties.take(40, &limits), [(job(2), Duty::ClaimTimeout)], "20 seconds refill a third");
+    }
+
+    #[test]
+    fn a_timeout_in_vain_becomes_the_settlement_without_blame() {
+        let mut duties = Duties::new();
+        duties.plan(job(1), Some(Plan { duty: Duty::ClaimTimeout, after: 100, settle_from: Some(160) }));
+        assert_eq!(duties.take(101, &LIMITS), [(job(1), Duty::ClaimTimeout)]);
+        assert_eq!(duties.take(132, &LIMITS), [(job(1), Duty::ClaimTimeout)]);
+        assert!(duties.take(160, &LIMITS).is_empty());
+        assert_eq!(duties.take(161, &LIMITS), [(job(1), Duty::SettleStuck)], "not only after the backoff");
+        // A keeper that comes back late still blames first.
+        duties.plan(job(2), Some(Plan { duty: Duty::ClaimTimeout, after: 100, settle_from: Some(160) }));
+        assert_eq!(duties.take(900, &LIMITS).last(), Some(&(job(2), Duty::ClaimTimeout)));
+    }
+
+    #[test]
+    fn attempts_are_further_and_further_apart() {
+        let mut duties = Duties::new();
+        duties.plan(job(1), plan(Duty::Release, 0));
+        let times: Vec<u64> = (1..4_000).filter(|now| !duties.take(*now, &LIMITS).is_empty()).collect();
+        let gaps: Vec<u64> = times.windows(2).map(|w| w[1] - w[0]).collect();
+        assert_eq!(gaps, [31, 61, 121, 241, 481, 961, 961, 961]);
+    }
+
+    /// What a keeper sees and what it may do about it, in any order.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Plan(u64, Duty, u64),
+        Done(u64),
+        Time(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..20u64, 0..4usize, 0..200u64).prop_map(|(n, duty, after)| Step::Plan(
+                n,
+                Duty::ALL[duty],
+                after
+            )),
+            (0..20u64).prop_map(Step::Done),
+            (1..90u64).prop_map(Step::Time),
+        ]
+    }
+
+    proptest! {
+        /// Nothing is done early, twice within the retry time, after it ended, or beyond the budget; and whatever is
+        /// planned is done once there is time and gas.
+        #[test]
+        fn a_duty_is_done_in_its_time_and_within_the_budget(steps in prop::collection::vec(step(), 1..120)) {
+            let mut duties = Duties::new();
+            let mut model: BTreeMap<DutyKey, (Plan, u64, u64)> = BTreeMap::new();
+            let (mut now, mut spent) = (1_000u64, 0u64);
+            for step in steps {
+                match step {
+                    Step::Plan(n, duty, after) => {
+                        let plan = Plan { duty, after: now + after, settle_from: None };
+                        duties.plan(job(n), Some(plan));
+                        model.insert(job(n), (plan, 0, 0));
+                    }
+                    Step::Done(n) => {
+                        duties.plan(job(n), None);
+                        model.remove(&job(n));
+                    }
+                    Step::Time(seconds) => now += seconds,
+                }
+                let taken = duties.take(now, &LIMITS);
+                let gas = taken.iter().map(|(_, duty)| duty.gas()).collect::<Vec<_>>();
+                prop_assert!(gas.is_sorted(), "cheapest first");
+                spent += gas.iter().sum::<u64>();
+                let earned = LIMITS.gas_per_minute + (now - 1_000) * LIMITS.gas_per_minute / 60;
+                prop_assert!(spent <= earned, "{spent} of {earned}");
+                for (key, duty) in taken {
+                    let (plan, last, times) = model.get_mut(&key).expect("only what is planned is done");
+                    prop_assert_eq!(duty, plan.duty);
+                    prop_assert!(plan.after < now);
+                    prop_assert!(*times == 0 || *last + LIMITS.retry_seconds < now);
+                    (*last, *times) = (now, *times + 1);
+                }
+                prop_assert_eq!(duties.len(), model.len());
+            }
+            // Two hours, a minute at a time: enough for everything.
+            for _ in 0..120 {
+                now += 60;
+                for (key, _) in duties.take(now, &LIMITS) {
+                    model.get_mut(&key).expect("planned").2 += 1;
+                }
+            }
+            prop_assert!(model.values().all(|(_, _, times)| *times > 0), "nothing is forgotten");
+        }
+    }
+}
