@@ -71,6 +71,14 @@ pub enum WorkerError {
         /// What is needed, wei.
         needs: U256,
     },
+    /// The worker's suspension has not cooled down.
+    #[error("worker {worker} is suspended until {until} (unix seconds)")]
+    Suspended {
+        /// The worker.
+        worker: Address,
+        /// From when on it may reinstate itself, unix seconds.
+        until: u64,
+    },
     /// The account and the blob account are the same: pools refuse both classes of transactions from one account.
     #[error("account and blob account must differ, both are {0}")]
     SameAccount(Address),
@@ -106,4 +114,23 @@ pub enum WorkerError {
     /// A background task was lost while the worker started.
     #[error("the worker could not start: {0}")]
     Task(String),
+}
+
+impl WorkerError {
+    /// The process exit code of the command line: stable, listed in `lcai --help`.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Host(HostError::Unreachable(_)) => 3,
+            Self::OtherDeployment { .. } => 4,
+            Self::ModelNotWhitelisted(_) => 5,
+            Self::Underfunded { .. } | Self::Transaction(LaneError::Underfunded { .. }) => 6,
+            Self::OtherEncryptionKey(_) | Self::SameAccount(_) => 8,
+            Self::NotRegistered(_)
+            | Self::NotEligible { .. }
+            | Self::Suspended { .. }
+            | Self::Transaction(_)
+            | Self::Reverted(_) => 9,
+            _ => 1,
+        }
+    }
 }

@@ -52,6 +52,11 @@ impl Draining {
         self.changed.notify_one();
     }
 
+    pub(crate) fn end(&self) {
+        self.draining.store(false, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -75,7 +80,7 @@ pub(crate) struct Heartbeats {
 }
 
 impl Heartbeats {
-    /// Sends one at once, then every interval and whenever draining begins, until `shutdown`.
+    /// Sends one at once, then every interval and whenever draining begins or ends, until `shutdown`.
     pub(crate) async fn run(&self, shutdown: CancellationToken) {
         let started = Instant::now();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

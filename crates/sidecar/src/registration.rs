@@ -4,7 +4,7 @@ use crate::WorkerError;
 use alloy_primitives::{Address, B256, Bytes, TxHash, U256};
 use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::SolCall;
-use lcai_host::{Call, HostClient, TxLane, TxSpec};
+use lcai_host::{Call, HostClient, LaneError, TxLane, TxSpec};
 use lcai_primitives::{
     contracts::{AIConfig, Deployment, WorkerRegistry},
     ids::ModelId,
@@ -125,11 +125,7 @@ pub async fn register_worker(
             Some(stake) => stake,
             None => registry.min_stake().await?,
         };
-        let has = client.balance(account.address()).await?;
-        let needs = stake.saturating_add(U256::from(GAS_MONEY));
-        if has < needs {
-            return Err(WorkerError::Underfunded { account: account.address(), has, needs });
-        }
+        check_balance(client.as_ref(), account.address(), stake).await?;
         let call =
             WorkerRegistry::registerWorkerCall { encryptionPubKey: Bytes::copy_from_slice(encryption_key) };
         let spec =
@@ -146,6 +142,69 @@ pub async fn register_worker(
         }
     }
     Ok(done)
+}
+
+/// Raises a worker's stake by `amount` wei; `None`: by what it lacks of the network's minimum. Gives the amount and the
+/// transaction, or nothing when nothing is missing.
+///
+/// # Errors
+/// When the account is no worker or cannot pay.
+pub async fn top_up(
+    client: Arc<dyn HostClient>,
+    deployment: &Deployment,
+    account: &PrivateKeySigner,
+    amount: Option<U256>,
+) -> Result<Option<(U256, TxHash)>, WorkerError> {
+    let registry = Registry { client: client.as_ref(), deployment, worker: account.address() };
+    if !registry.is_registered().await? {
+        return Err(WorkerError::NotRegistered(account.address()));
+    }
+    let amount = match amount {
+        Some(amount) => amount,
+        None => registry.min_stake().await?.saturating_sub(registry.stake().await?),
+    };
+    if amount.is_zero() {
+        return Ok(None);
+    }
+    check_balance(client.as_ref(), account.address(), amount).await?;
+    let input = WorkerRegistry::topUpStakeCall {}.abi_encode();
+    let spec = TxSpec { value: amount, ..TxSpec::call(deployment.worker_registry, input.into()) };
+    let hash = send(&TxLane::new(Arc::clone(&client), account.clone()), spec).await?;
+    Ok(Some((amount, hash)))
+}
+
+/// Ends a worker's suspension, which only the worker can do, after the cooldown. Gives the transaction, or nothing when
+/// the worker is not suspended.
+///
+/// # Errors
+/// [`WorkerError::Suspended`] while the cooldown lasts.
+pub async fn reinstate(
+    client: Arc<dyn HostClient>,
+    deployment: &Deployment,
+    account: &PrivateKeySigner,
+) -> Result<Option<TxHash>, WorkerError> {
+    let worker = account.address();
+    let registry = Registry { client: client.as_ref(), deployment, worker };
+    if !registry.ask("isWorkerSuspended", WorkerRegistry::isWorkerSuspendedCall { worker }).await? {
+        return Ok(None);
+    }
+    let until = registry.ask("getSuspendedUntil", WorkerRegistry::getSuspendedUntilCall { worker }).await?;
+    let input = WorkerRegistry::reinstateCall {}.abi_encode();
+    let lane = TxLane::new(Arc::clone(&client), account.clone());
+    match send(&lane, TxSpec::call(deployment.worker_registry, input.into())).await {
+        Ok(hash) => Ok(Some(hash)),
+        Err(WorkerError::Transaction(LaneError::Reverted { .. })) => {
+            Err(WorkerError::Suspended { worker, until: until.saturating_to() })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuses what the account cannot pay beside gas.
+async fn check_balance(client: &dyn HostClient, account: Address, amount: U256) -> Result<(), WorkerError> {
+    let has = client.balance(account).await?;
+    let needs = amount.saturating_add(U256::from(GAS_MONEY));
+    if has < needs { Err(WorkerError::Underfunded { account, has, needs }) } else { Ok(()) }
 }
 
 /// A model's id from its name, or from an id in hex.

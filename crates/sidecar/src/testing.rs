@@ -21,6 +21,8 @@ pub(crate) const USER: Address = address!("0000000000000000000000000000000000000
 pub(crate) const ACK_TIMEOUT: u64 = 90;
 pub(crate) const COMPLETION_TIMEOUT: u64 = 120;
 pub(crate) const DISPUTE_WINDOW: u64 = 30;
+/// Seconds after which an idle session takes no more jobs.
+pub(crate) const SESSION_TIMEOUT: u64 = 40;
 
 pub(crate) fn deployment() -> Deployment {
     Deployment {
@@ -232,6 +234,7 @@ impl Registry {
             0 => ACK_TIMEOUT,
             1 => COMPLETION_TIMEOUT,
             2 => DISPUTE_WINDOW,
+            4 => SESSION_TIMEOUT,
             _ => 1,
         };
         Some(U256::from(value).abi_encode().into())

@@ -112,6 +112,8 @@ pub struct Worker;
 pub struct WorkerStatus {
     /// Jobs submitted or acknowledged.
     pub open_jobs: usize,
+    /// Sessions that can still bring it a job.
+    pub open_sessions: usize,
     /// Answers on chain whose signed frame has not left yet.
     pub undelivered: usize,
     /// Whether it takes nothing new.
@@ -265,6 +267,7 @@ impl WorkerHandle {
             |subject| matches!(self.core.effect(subject, action::DELIVER), Ok(Some(EffectState::Pending)));
         WorkerStatus {
             open_jobs: self.core.read(WorkerCore::open_jobs),
+            open_sessions: self.core.read(WorkerCore::open_sessions),
             undelivered: completed.into_iter().filter(|subject| pending(*subject)).count(),
             draining: self.draining.is_draining(),
             inference_ready: *self.ready.borrow(),
@@ -272,16 +275,24 @@ impl WorkerHandle {
         }
     }
 
-    /// Takes no new sessions from now on, and returns once every job is answered and delivered.
+    /// Takes no new sessions from now on and serves those it has; returns once none of them can bring another job, and
+    /// every job is answered and delivered. Until then, going away would cost stake: a session's user may submit a job to
+    /// it at any time before the session is closed, reassigned, or idle for longer than the network's timeout.
     pub async fn drain(&self) {
         self.draining.begin();
         loop {
             let status = self.status();
-            if status.halted.is_some() || (status.open_jobs == 0 && status.undelivered == 0) {
+            let idle = status.open_jobs == 0 && status.undelivered == 0 && status.open_sessions == 0;
+            if status.halted.is_some() || idle {
                 return;
             }
             sleep(Duration::from_millis(500)).await;
         }
+    }
+
+    /// Takes new sessions again.
+    pub fn resume(&self) {
+        self.draining.end();
     }
 
     /// Waits until the worker stops by itself and says why; `None` when it was shut down.
@@ -386,11 +397,14 @@ async fn check(
 async fn why_not(registry: &Registry<'_>) -> Result<String, WorkerError> {
     let call = WorkerRegistry::isWorkerSuspendedCall { worker: registry.worker };
     if registry.ask("isWorkerSuspended", call).await? {
-        return Ok("it is suspended".to_owned());
+        return Ok("it is suspended; `lcai worker reinstate` ends that once the cooldown is over".to_owned());
     }
     let (stake, needs) = (registry.stake().await?, registry.min_stake().await?);
     if stake < needs {
-        return Ok(format!("its stake is {} LCAI of {} LCAI", format_ether(stake), format_ether(needs)));
+        let (has, needs) = (format_ether(stake), format_ether(needs));
+        return Ok(format!(
+            "its stake is {has} LCAI of {needs} LCAI; `lcai worker top-up` adds what is missing"
+        ));
     }
     Ok("the registry gives no reason".to_owned())
 }

@@ -129,6 +129,17 @@ impl WorkerCore {
         self.jobs.iter().filter(|(_, job)| open(job)).count()
     }
 
+    /// Sessions that can bring the worker another job: its own, not closed, not idle for too long.
+    pub fn open_sessions(&self) -> usize {
+        let Some(timeout) = self.params().map(|p| p.session_inactivity_timeout) else { return 0 };
+        let now = self.now();
+        let alive = |row: &SessionRow| row.last_activity.saturating_add(timeout) >= now;
+        self.sessions
+            .iter()
+            .filter(|(_, row)| row.mine && row.status != SessionStatus::Closed && alive(row))
+            .count()
+    }
+
     /// The subjects of the worker's jobs in a state.
     pub fn jobs_in(&self, state: JobState) -> Vec<B256> {
         self.jobs
@@ -180,6 +191,7 @@ impl WorkerCore {
                     enc_worker_key: e.encWorkerKey,
                     complete: true,
                     jobs: Vec::new(),
+                    last_activity: block.timestamp,
                 };
                 self.sessions.insert(id, row);
             }
@@ -228,6 +240,7 @@ impl WorkerCore {
             enc_worker_key: session.encWorkerKey,
             complete: created || known.is_some_and(|row| row.complete),
             jobs: known.map(|row| row.jobs.clone()).unwrap_or_default(),
+            last_activity: seconds(session.lastActivityAt),
         };
         self.sessions.insert(id, row);
         Ok(())
@@ -282,7 +295,10 @@ impl WorkerCore {
             acknowledge_by: deadline,
             prior: session.complete.then(|| self.prior(session, id, block.number)),
         };
-        self.sessions.update(&session_id, |row| row.jobs.push(id));
+        self.sessions.update(&session_id, |row| {
+            row.jobs.push(id);
+            row.last_activity = block.timestamp;
+        });
 
         let (origin, subject) = (block.block_ref(), subject.id());
         let depth = EffectDepth::Head;
@@ -473,7 +489,7 @@ impl WorkerCore {
 
 impl Extension for WorkerCore {
     const NAME: &'static str = "worker";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn apply(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
         self.clock.insert(0, block.timestamp);

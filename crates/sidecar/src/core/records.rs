@@ -25,6 +25,8 @@ pub struct SessionRow {
     pub complete: bool,
     /// Its jobs as far as the feed holds them, oldest first.
     pub jobs: Vec<JobId>,
+    /// Block time of its newest job, keys or creation, unix seconds: an idle session takes no more jobs.
+    pub last_activity: u64,
 }
 
 /// A job of one of those sessions.

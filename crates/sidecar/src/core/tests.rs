@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::testing::{
-    COMPLETION_TIMEOUT, DISPUTE_WINDOW, ME, OTHER, Registry, Tx, complete, deployment, prompt,
+    COMPLETION_TIMEOUT, DISPUTE_WINDOW, ME, OTHER, Registry, SESSION_TIMEOUT, Tx, complete, deployment,
+    prompt,
 };
 use alloy_primitives::keccak256;
 use lcai_host::{Intent, RawChange, ReadPlan, StateRead};
@@ -168,6 +169,22 @@ fn a_job_goes_from_submission_to_payment() {
         assert!(net.mine(&[]).is_empty(), "nothing more is asked for");
     }
     assert_eq!(net.core.earned.get(&0), Some(&U256::from(80)));
+}
+
+#[test]
+fn a_session_is_open_until_it_is_idle_or_another_workers() {
+    let mut net = Net::new();
+    net.mine(&[Tx::Create { worker: ME }, Tx::Create { worker: ME }, Tx::Create { worker: OTHER }]);
+    assert_eq!(net.core.open_sessions(), 2);
+    net.mine(&[Tx::Reassign { session: 2, worker: OTHER }]);
+    assert_eq!(net.core.open_sessions(), 1);
+    let blocks = SESSION_TIMEOUT / BLOCK_TIME;
+    (1..blocks - 1).for_each(|_| drop(net.mine(&[])));
+    net.mine(&[Tx::Submit { session: 1, prompt: prompt(1) }]);
+    (0..blocks).for_each(|_| drop(net.mine(&[])));
+    assert_eq!(net.core.open_sessions(), 1, "a job at its last moment keeps it open");
+    net.mine(&[]);
+    assert_eq!(net.core.open_sessions(), 0, "no job can come any more");
 }
 
 #[test]
