@@ -23,7 +23,7 @@ use std::{
 pub const DEFAULT_RPC: &str = "ws://127.0.0.1:8545";
 
 /// The model of the devnet.
-pub const DEFAULT_MODEL: &str = "lcai-tiny";
+pub const DEFAULT_MODEL: &str = lcai_genesis::dev::DEV_MODEL;
 
 /// Flags of `lcai ask`.
 #[derive(Debug, Clone, Args)]

@@ -1,9 +1,8 @@
 //! `lcai devnet`: a complete network in this process.
 
-mod accounts;
 mod args;
 mod network;
 
-pub use accounts::{DevAccounts, Role};
 pub use args::{DevnetArgs, run};
+pub use lcai_genesis::dev::{DevAccounts, Role};
 pub use network::{Devnet, DevnetConfig, WorkerModel};

@@ -1,7 +1,7 @@
 //! Keys: where commands get them from, and `lcai keys`.
 
 use crate::exit::{KeyError, UsageError};
-use alloy_signer_local::{MnemonicBuilder, PrivateKeySigner};
+use alloy_signer_local::PrivateKeySigner;
 use clap::{Args, Subcommand, ValueEnum};
 use lcai_crypto::{EncryptionPublicKey, EncryptionSecret, KdfCost, keystore};
 use std::{
@@ -9,9 +9,6 @@ use std::{
     path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
-
-/// The well-known test mnemonic: its accounts are funded on every devnet and belong to everybody.
-pub const DEV_MNEMONIC: &str = "test test test test test test test test test test test junk";
 
 /// Which account acts.
 #[derive(Debug, Clone, Default, Args)]
@@ -52,8 +49,8 @@ impl AccountKey {
 
 /// An account of the test mnemonic.
 pub fn dev_account(index: u32) -> Result<PrivateKeySigner, KeyError> {
-    let build = || MnemonicBuilder::english().phrase(DEV_MNEMONIC).index(index)?.build();
-    build().map_err(|e| KeyError(format!("devnet account {index} cannot be derived: {e}")))
+    lcai_genesis::dev::dev_account(index)
+        .map_err(|e| KeyError(format!("devnet account {index} cannot be derived: {e}")))
 }
 
 fn is_loopback(url: &str) -> bool {

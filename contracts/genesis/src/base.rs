@@ -7,8 +7,8 @@ use alloy_genesis::{ChainConfig, Genesis, GenesisAccount};
 use alloy_primitives::{Address, B256, Bytes, U256, address};
 use serde::{Deserialize, Serialize};
 
-/// Chain id of the live network, and of a devnet unless told otherwise.
-pub const DEFAULT_CHAIN_ID: u64 = 8200;
+/// Chain id of a development chain, as with other clients. The live networks have 9200 and 8200.
+pub const DEFAULT_CHAIN_ID: u64 = 1337;
 
 /// Block gas limit of a devnet.
 pub const GAS_LIMIT: u64 = 60_000_000;

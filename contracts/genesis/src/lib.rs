@@ -9,6 +9,7 @@ pub mod addresses;
 mod artefacts;
 mod base;
 mod builder;
+pub mod dev;
 mod error;
 mod sandbox;
 mod spec;

@@ -91,7 +91,7 @@ pub struct GenesisSpec {
 }
 
 impl GenesisSpec {
-    /// A devnet on Osaka, chain id 8200, with nobody funded and no model yet.
+    /// A devnet on Osaka, chain id 1337, with nobody funded and no model yet.
     #[must_use]
     pub fn devnet(dispatcher: Address, disputer: Address, governor: Address) -> Self {
         Self {

@@ -3,7 +3,6 @@
 use crate::client::RpcClient;
 use alloy_primitives::Address;
 use async_trait::async_trait;
-use futures::StreamExt;
 use jsonrpsee::core::client::Subscription;
 use lcai_host::{
     BlockRef, CanonicalHashes, ChainWalker, HostError, HostNotification, HostNotifier, ReadPlan, WalkConfig,

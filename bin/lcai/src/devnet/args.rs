@@ -1,6 +1,6 @@
 //! `lcai devnet`'s flags, and what it prints.
 
-use super::{Devnet, DevnetConfig, accounts::USER_BALANCE};
+use super::{Devnet, DevnetConfig};
 use crate::{
     ask::{AskArgs, Asking, DEFAULT_MODEL, read_prompt},
     keys::AccountKey,
@@ -8,6 +8,7 @@ use crate::{
 };
 use clap::Args;
 use lcai_client::SessionStore;
+use lcai_genesis::dev::USER_BALANCE;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Flags of `lcai devnet`.

@@ -1,14 +1,16 @@
 //! Starting and stopping a devnet.
 
-use super::accounts::{DevAccounts, Role};
 use crate::{ask::DEFAULT_MODEL, exit::UsageError, progress::Progress};
-use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes};
 use alloy_signer_local::PrivateKeySigner;
 use jsonrpsee::RpcModule;
 use lcai_crypto::EncryptionSecret;
 use lcai_embedded_chain::{ChainConfig, EmbeddedChain, Mining};
 use lcai_exex_dispatch::DispatchPlan;
-use lcai_genesis::{Fork, GenesisSpec, ModelSpec, ProtocolParams};
+use lcai_genesis::{
+    Fork, GenesisSpec, ProtocolParams,
+    dev::{self, DevAccounts, Role},
+};
 use lcai_host::HostClient;
 use lcai_host_rpc::{NotifierConfig, RpcClient, RpcNotifier};
 use lcai_inference::{Backend, EmbeddedBackend, EmbeddedModel};
@@ -135,6 +137,7 @@ impl Devnet {
             blob_key: Some(Role::NodeBlob.signer()?),
             disputer_encryption_key: Bytes::copy_from_slice(&disputer_key),
             osaka_time: (!config.prague).then_some(0),
+            accept_empty_journal: false,
         };
         let node = progress.step("node started", start_node(node_config, &chain, client)).await?;
         let mut module = RpcModule::new(());
@@ -288,22 +291,10 @@ fn mining(config: &DevnetConfig) -> Mining {
 }
 
 fn genesis_spec(config: &DevnetConfig, accounts: &DevAccounts) -> eyre::Result<GenesisSpec> {
-    let address = |role: Role| role.signer().map(|signer| signer.address());
-    Ok(GenesisSpec {
-        fork: if config.prague { Fork::Prague } else { Fork::Osaka },
-        // Each start is another chain with another genesis hash: nobody takes an old session for a new one.
-        timestamp: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().saturating_sub(1),
-        accounts: accounts.funded().to_vec(),
-        guardian: address(Role::Guardian)?,
-        params: config.params,
-        models: vec![ModelSpec {
-            name: DEFAULT_MODEL.to_owned(),
-            // 0.02 LCAI, what the live network asks for its smallest model.
-            fee: U256::from(20_000_000_000_000_000u64),
-            max_output_tokens: 64,
-        }],
-        ..GenesisSpec::devnet(address(Role::Dispatcher)?, address(Role::Disputer)?, address(Role::Governor)?)
-    })
+    let fork = if config.prague { Fork::Prague } else { Fork::Osaka };
+    // Each start is another chain with another genesis hash: nobody takes an old session for a new one.
+    let timestamp = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().saturating_sub(1);
+    Ok(dev::spec(accounts, fork, timestamp, config.params)?)
 }
 
 async fn build(spec: GenesisSpec) -> eyre::Result<lcai_genesis::BuiltGenesis> {
