@@ -10,7 +10,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How often a task may be restarted.
@@ -96,6 +99,7 @@ pub struct Supervisor {
     token: CancellationToken,
     tracker: TaskTracker,
     failed: Arc<watch::Sender<Option<FailedTask>>>,
+    faults: broadcast::Sender<String>,
 }
 
 impl Default for Supervisor {
@@ -107,7 +111,14 @@ impl Default for Supervisor {
 impl Supervisor {
     /// A supervisor whose tasks stop when the token is cancelled.
     pub fn new(token: CancellationToken) -> Self {
-        Self { token, tracker: TaskTracker::new(), failed: Arc::new(watch::channel(None).0) }
+        let (failed, faults) = (Arc::new(watch::channel(None).0), broadcast::channel(16).0);
+        Self { token, tracker: TaskTracker::new(), failed, faults }
+    }
+
+    /// Makes the tasks of that name panic where they wait now, to see that nobody else notices. For an operator's drill
+    /// and for tests; says how many tasks were listening, of any name.
+    pub fn inject_panic(&self, task: &str) -> usize {
+        self.faults.send(task.to_owned()).unwrap_or_default()
     }
 
     /// Cancelled when everything is to stop.
@@ -127,8 +138,9 @@ impl Supervisor {
         Fut: Future<Output = Result<(), TaskError>> + Send,
     {
         let (token, failed) = (self.token.clone(), Arc::clone(&self.failed));
+        let mut faults = self.faults.subscribe();
         self.tracker.spawn(async move {
-            if let Err(reason) = supervise(task, &policy, &token, make).await {
+            if let Err(reason) = supervise(task, &policy, &token, &mut faults, make).await {
                 metrics::gauge!("lcai_task_failed", "task" => task).set(1.0);
                 tracing::error!(task, reason, "task given up");
                 failed.send_if_modified(|failed| {
@@ -154,6 +166,7 @@ async fn supervise<F, Fut>(
     task: &'static str,
     policy: &RestartPolicy,
     token: &CancellationToken,
+    faults: &mut broadcast::Receiver<String>,
     mut make: F,
 ) -> Result<(), String>
 where
@@ -166,7 +179,7 @@ where
         let started = Instant::now();
         // A panic while the future is made counts like one within it. The panic hook has already said where.
         let error = match catch_unwind(AssertUnwindSafe(|| make(token.clone()))) {
-            Ok(run) => match AssertUnwindSafe(run).catch_unwind().await {
+            Ok(run) => match AssertUnwindSafe(or_fault(run, task, faults)).catch_unwind().await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => error,
                 Err(_) => TaskError::retry("it panicked"),
@@ -192,6 +205,27 @@ where
             () = token.cancelled() => return Ok(()),
             () = tokio::time::sleep(delay) => {}
         }
+    }
+}
+
+/// Runs the task until it ends or is told to panic.
+async fn or_fault<Fut: Future<Output = Result<(), TaskError>>>(
+    run: Fut,
+    task: &str,
+    faults: &mut broadcast::Receiver<String>,
+) -> Result<(), TaskError> {
+    let fault = async {
+        loop {
+            match faults.recv().await {
+                Ok(name) if name == task => break,
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    };
+    tokio::select! {
+        result = run => result,
+        () = fault => std::panic::panic_any("a panic was asked for"),
     }
 }
 
@@ -240,6 +274,25 @@ mod tests {
         assert_eq!(runs.load(Ordering::SeqCst), 3);
         assert!(supervisor.shutdown(Duration::from_secs(1)).await);
         assert_eq!(*supervisor.failed().borrow(), None);
+    }
+
+    #[tokio::test]
+    async fn a_panic_on_purpose_restarts_that_task_alone() {
+        let supervisor = Supervisor::default();
+        let (starts, mut started) = tokio::sync::mpsc::unbounded_channel();
+        for task in ["hit", "missed"] {
+            let starts = starts.clone();
+            supervisor.spawn(task, eager(), move |_| {
+                starts.send(task).unwrap();
+                std::future::pending()
+            });
+        }
+        let mut seen = vec![started.recv().await.unwrap(), started.recv().await.unwrap()];
+        seen.sort_unstable();
+        assert_eq!(seen, ["hit", "missed"]);
+        assert_eq!(supervisor.inject_panic("hit"), 2);
+        assert_eq!(started.recv().await.unwrap(), "hit");
+        assert!(started.try_recv().is_err());
     }
 
     #[tokio::test]

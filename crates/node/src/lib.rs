@@ -1,5 +1,8 @@
 //! A node: the extensions over a host, and the `lcai_*` module that serves them. Every host uses this one assembly.
 
+mod drill;
+mod start_check;
+
 use alloy_primitives::{B256, Bytes};
 use alloy_signer_local::PrivateKeySigner;
 use jsonrpsee::RpcModule;
@@ -14,9 +17,9 @@ use lcai_host::{
 };
 use lcai_primitives::{contracts::Deployment, ids::ModelId};
 use lcai_rpc::{
-    BlobService, DEFAULT_SESSION_CAP, DispatchDirectory, ExtensionStatus, FrameStore, LcaiApiServer, LcaiRpc,
-    Publisher, PublisherConfig, Relay, RelayConfig, RpcParts, RpcSettings, TokenConfig, TokenIssuer,
-    TokenKey,
+    BlobService, DEFAULT_SESSION_CAP, DispatchDirectory, ExtensionStatus, FrameStore, LcaiApiServer,
+    LcaiOperatorApiServer, LcaiRpc, Publisher, PublisherConfig, Relay, RelayConfig, RpcParts, RpcSettings,
+    TokenConfig, TokenIssuer, TokenKey,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -49,9 +52,21 @@ pub struct NodeConfig {
     pub disputer_encryption_key: Bytes,
     /// Unix seconds from which the chain takes EIP-7594 sidecars (Osaka); `None`: not scheduled.
     pub osaka_time: Option<u64>,
+    /// Start although the journal is empty and the chain shows that this node's keys have acted: what they signed is
+    /// forgotten.
+    pub accept_empty_journal: bool,
 }
 
 impl NodeConfig {
+    /// What the journal must be of.
+    pub fn journal_identity(&self) -> JournalIdentity {
+        JournalIdentity {
+            chain_id: self.deployment.chain_id,
+            genesis_hash: self.genesis_hash,
+            contracts: DispatchPlan::watched(&self.deployment),
+        }
+    }
+
     /// The reads the feed must carry for this node's extensions.
     pub fn plan(&self) -> DispatchPlan {
         DispatchPlan::new(self.deployment, self.models.iter().map(|name| ModelId::from_name(name)).collect())
@@ -65,6 +80,8 @@ pub struct Node {
     relay: Arc<Relay>,
     dispatch: ExtensionHandle<DispatchCore>,
     module: RpcModule<()>,
+    operator: RpcModule<()>,
+    feed: watch::Receiver<FeedState>,
 }
 
 impl Node {
@@ -75,12 +92,8 @@ impl Node {
         notifier: Box<dyn HostNotifier>,
     ) -> eyre::Result<Self> {
         std::fs::create_dir_all(&config.data_dir)?;
-        let identity = JournalIdentity {
-            chain_id: config.deployment.chain_id,
-            genesis_hash: config.genesis_hash,
-            contracts: DispatchPlan::watched(&config.deployment),
-        };
-        let journal = Journal::open(config.data_dir.join("journal.redb"), identity)?;
+        let journal = Journal::open(config.data_dir.join("journal.redb"), config.journal_identity())?;
+        start_check::refuse_forgotten_acts(&config, &journal, &*client).await?;
         let supervisor = Supervisor::default();
         let feed = start_feed(&supervisor, &journal, client.clone(), notifier)?;
 
@@ -124,15 +137,30 @@ impl Node {
             client.clone(),
             journal.records("dispatch"),
         ));
-        let parts = Parts { journal, client, service, blobs, feed };
+        let parts = Parts { journal, client, service, blobs, feed: feed.clone() };
         let extensions: Vec<Arc<dyn ExtensionStatus>> = vec![Arc::new(dispatch.clone()), Arc::new(keeper)];
-        let (relay, module) = start_rpc(&config, &supervisor, parts, extensions)?;
-        Ok(Self { supervisor, relay, dispatch, module })
+        let Rpc { relay, module, operator } = start_rpc(&config, &supervisor, parts, extensions)?;
+        Ok(Self { supervisor, relay, dispatch, module, operator, feed })
     }
 
     /// The `lcai_*` methods, to be merged into a server.
     pub fn module(&self) -> RpcModule<()> {
         self.module.clone()
+    }
+
+    /// `lcaiOperator_*`, to be merged into a server that only the operator reaches.
+    pub fn operator_module(&self) -> RpcModule<()> {
+        self.operator.clone()
+    }
+
+    /// `lcaiOperator_panicTask`: for drills, on a server that only the operator reaches.
+    pub fn drill_module(&self) -> RpcModule<Supervisor> {
+        drill::module(self.supervisor.clone())
+    }
+
+    /// What the feed holds, as it changes.
+    pub fn feed(&self) -> watch::Receiver<FeedState> {
+        self.feed.clone()
     }
 
     /// The directory.
@@ -170,6 +198,12 @@ fn start_feed(
     Ok(feed)
 }
 
+struct Rpc {
+    relay: Arc<Relay>,
+    module: RpcModule<()>,
+    operator: RpcModule<()>,
+}
+
 struct Parts {
     journal: Arc<Journal>,
     client: Arc<dyn HostClient>,
@@ -183,7 +217,7 @@ fn start_rpc(
     supervisor: &Supervisor,
     parts: Parts,
     extensions: Vec<Arc<dyn ExtensionStatus>>,
-) -> eyre::Result<(Arc<Relay>, RpcModule<()>)> {
+) -> eyre::Result<Rpc> {
     let directory = Arc::new(DispatchDirectory::new(parts.service.clone(), config.models.clone()));
     let store = FrameStore::open(&config.data_dir.join("frames.redb"), DEFAULT_SESSION_CAP)?;
     let relay = Arc::new(Relay::new(store, directory.clone(), RelayConfig::new(config.deployment))?);
@@ -222,9 +256,11 @@ fn start_rpc(
         blobs: BlobService::new(parts.blobs, sources, publisher),
         settings: RpcSettings::default(),
     });
+    let mut operator = RpcModule::new(());
+    operator.merge(rpc.operator().into_rpc())?;
     let mut module = RpcModule::new(());
     module.merge(rpc.into_rpc())?;
-    Ok((relay, module))
+    Ok(Rpc { relay, module, operator })
 }
 
 /// Forgets expired pins every ten minutes.
