@@ -1,6 +1,7 @@
 //! Exit codes: stable, so that scripts can rely on them.
 
 use lcai_client::ClientError;
+use lcai_sidecar::WorkerError;
 use std::process::ExitCode;
 use thiserror::Error;
 
@@ -37,6 +38,9 @@ pub fn code(error: &eyre::Report) -> u8 {
         if let Some(e) = cause.downcast_ref::<ClientError>() {
             return e.exit_code();
         }
+        if let Some(e) = cause.downcast_ref::<WorkerError>() {
+            return e.exit_code();
+        }
         if cause.is::<KeyError>() {
             return 8;
         }
@@ -61,12 +65,15 @@ pub fn report(error: &eyre::Report) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloy_primitives::{Address, U256};
 
     #[test]
     fn the_first_cause_with_a_code_decides() {
         assert_eq!(code(&eyre::eyre!("anything")), 1);
         assert_eq!(code(&UsageError("x".into()).into()), 2);
         assert_eq!(code(&KeyError("x".into()).into()), 8);
+        let (account, needs) = (Address::ZERO, U256::from(1));
+        assert_eq!(code(&WorkerError::Underfunded { account, has: U256::ZERO, needs }.into()), 6);
         let wrapped = eyre::Report::from(ClientError::EmptyPrompt).wrap_err("asking");
         assert_eq!(code(&wrapped), 7);
     }

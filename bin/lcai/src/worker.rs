@@ -6,17 +6,19 @@ use crate::{
     keys::password,
     progress::Progress,
 };
-use alloy_primitives::{U256, utils::parse_ether};
+use alloy_primitives::{
+    U256,
+    utils::{format_ether, parse_ether},
+};
 use alloy_signer_local::PrivateKeySigner;
 use clap::{Args, Subcommand};
 use lcai_client::Connection;
 use lcai_crypto::keystore;
 use lcai_inference::{Backend, EmbeddedBackend, EmbeddedModel, OllamaBackend, OllamaConfig};
-use lcai_sidecar::{Worker, WorkerConfig, WorkerKeys, register_worker};
+use lcai_sidecar::{Worker, WorkerConfig, WorkerKeys, register_worker, reinstate, top_up};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 /// `lcai worker`.
@@ -24,6 +26,38 @@ use std::{
 pub enum WorkerCommand {
     /// Register if needed, attach to a node, and answer jobs until stopped
     Run(WorkerArgs),
+    /// Raise the stake: to the network's minimum, which a slashed worker needs to be drawn again, or by an amount
+    TopUp(TopUpArgs),
+    /// End a suspension once its cooldown is over
+    Reinstate(AccountArgs),
+}
+
+/// Flags of what a worker's account alone does.
+#[derive(Debug, Clone, Args)]
+pub struct AccountArgs {
+    /// The node, over WebSocket
+    #[arg(long, env = "LCAI_RPC", default_value = DEFAULT_RPC, value_name = "URL")]
+    pub rpc: String,
+    /// Refuse a node on another chain
+    #[arg(long, value_name = "ID")]
+    pub chain_id: Option<u64>,
+    /// Keystore of the worker's account
+    #[arg(long, value_name = "FILE")]
+    pub keystore: PathBuf,
+    /// File with its password [default: LCAI_PASSWORD]
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+}
+
+/// Flags of `lcai worker top-up`.
+#[derive(Debug, Clone, Args)]
+pub struct TopUpArgs {
+    /// Node and account
+    #[command(flatten)]
+    pub account: AccountArgs,
+    /// How much, LCAI [default: what is missing to the network's minimum]
+    #[arg(long, value_name = "LCAI")]
+    pub amount: Option<String>,
 }
 
 /// Flags of `lcai worker run`.
@@ -73,9 +107,44 @@ pub struct WorkerArgs {
 
 /// Runs `lcai worker`.
 pub async fn run(command: WorkerCommand) -> eyre::Result<()> {
-    let WorkerCommand::Run(args) = command;
+    match command {
+        WorkerCommand::Run(args) => run_worker(args).await,
+        WorkerCommand::TopUp(args) => raise_stake(args).await,
+        WorkerCommand::Reinstate(args) => end_suspension(args).await,
+    }
+}
+
+async fn raise_stake(args: TopUpArgs) -> eyre::Result<()> {
+    let amount = args.amount.as_deref().map(|text| parse_amount("--amount", text)).transpose()?;
+    let (node, account) = args.account.open().await?;
+    let raised = top_up(node.chain(), &node.network().deployment, &account, amount).await?;
+    Progress::new(false).note(&match raised {
+        Some((amount, hash)) => format!("stake raised by {} LCAI in {hash}", format_ether(amount)),
+        None => "the stake is the network's minimum or more".to_owned(),
+    });
+    Ok(())
+}
+
+async fn end_suspension(args: AccountArgs) -> eyre::Result<()> {
+    let (node, account) = args.open().await?;
+    let sent = reinstate(node.chain(), &node.network().deployment, &account).await?;
+    Progress::new(false).note(&match sent {
+        Some(hash) => format!("worker {} is reinstated in {hash}", account.address()),
+        None => format!("worker {} is not suspended", account.address()),
+    });
+    Ok(())
+}
+
+impl AccountArgs {
+    async fn open(&self) -> eyre::Result<(Connection, PrivateKeySigner)> {
+        let account = read_account(&self.keystore, &password(self.password_file.as_deref())?)?;
+        Ok((Connection::open(&self.rpc, self.chain_id).await?, account))
+    }
+}
+
+async fn run_worker(args: WorkerArgs) -> eyre::Result<()> {
     let progress = Progress::new(false);
-    let stake = args.stake.as_deref().map(parse_stake).transpose()?;
+    let stake = args.stake.as_deref().map(|text| parse_amount("--stake", text)).transpose()?;
     let keys = read_keys(&args)?;
     let (backend, models) = open_backend(&args).await?;
     let node = progress.step("connected", Connection::open(&args.rpc, args.chain_id)).await?;
@@ -104,27 +173,33 @@ pub async fn run(command: WorkerCommand) -> eyre::Result<()> {
         }
         _ = tokio::signal::ctrl_c() => {}
     }
+    progress.note("draining: no new sessions; those that are open are served until none is left; Ctrl-C again stops now");
     let drained = progress.step("drained", async {
         worker.drain().await;
         Ok::<_, std::convert::Infallible>(())
     });
-    if tokio::time::timeout(Duration::from_secs(240), drained).await.is_err() {
-        progress.note("jobs are still in work after 240 s; stopping, the journal resumes them");
+    tokio::select! {
+        _ = drained => {}
+        _ = tokio::signal::ctrl_c() => {
+            let open = worker.status().open_sessions;
+            progress.note(&format!("stopping with {open} open sessions: a job in one of them that nobody acknowledges costs stake"));
+        }
     }
     worker.shutdown().await;
     Ok(())
 }
 
-fn parse_stake(text: &str) -> Result<U256, UsageError> {
-    parse_ether(text)
-        .map_err(|_| UsageError(format!("--stake {text}: expected an amount in LCAI, e.g. 5000")))
+fn parse_amount(flag: &str, text: &str) -> Result<U256, UsageError> {
+    parse_ether(text).map_err(|_| UsageError(format!("{flag} {text}: expected an amount in LCAI, e.g. 5000")))
+}
+
+fn read_account(path: &Path, password: &str) -> Result<PrivateKeySigner, KeyError> {
+    keystore::read_account(path, password).map_err(|e| KeyError(e.to_string()))
 }
 
 fn read_keys(args: &WorkerArgs) -> Result<WorkerKeys, KeyError> {
     let password = password(args.password_file.as_deref())?;
-    let account = |path: &Path| -> Result<PrivateKeySigner, KeyError> {
-        keystore::read_account(path, &password).map_err(|e| KeyError(e.to_string()))
-    };
+    let account = |path: &Path| read_account(path, &password);
     let encryption = keystore::read_encryption(&args.encryption_keystore, &password)
         .map_err(|e| KeyError(e.to_string()))?;
     let keys =
