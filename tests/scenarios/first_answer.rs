@@ -75,7 +75,7 @@ async fn check_receipt(devnet: &Devnet, user: &User, session: &UserSession, rece
     assert_eq!(on_chain.escrowedFee, fee(user).await);
 
     // The settled blob holds the same bytes as the terminal frame.
-    let blob = user.node().rpc().get_blob(on_chain.responseBlobHash).await.unwrap().unwrap();
+    let blob = user.node().rpc().get_blob(on_chain.responseBlobHash, None).await.unwrap().unwrap();
     let blob = Box::new(lcai_blob::Blob::try_from(blob.as_ref()).unwrap());
     lcai_blob::verify(&blob, on_chain.responseBlobHash).unwrap();
     assert_eq!(lcai_blob::decode(blob.as_slice()).unwrap(), ciphertext.to_vec());

@@ -189,11 +189,11 @@ async fn frames(devnet: &Devnet) {
     // A subscription by someone who is not the user, and one by the user with a token of nobody.
     let rpc = mallory.node().rpc();
     let token = mallory.token().await.unwrap();
-    let (code, _) = code_of(rpc.subscribe_frames(token.clone(), session.id, 0).await.unwrap_err());
+    let (code, _) = code_of(rpc.subscribe_frames(token.clone(), session.id, 0.into()).await.unwrap_err());
     assert_eq!(code, -39003);
-    let (code, _) = code_of(rpc.poll_frames(token.clone(), session.id, 0, 0).await.unwrap_err());
+    let (code, _) = code_of(rpc.poll_frames(token.clone(), session.id, 0.into(), 0.into()).await.unwrap_err());
     assert_eq!(code, -39003);
-    let (code, _) = code_of(rpc.poll_frames("x".into(), session.id, 0, 0).await.unwrap_err());
+    let (code, _) = code_of(rpc.poll_frames("x".into(), session.id, 0.into(), 0.into()).await.unwrap_err());
     assert_eq!(code, -39003);
 
     // A frame from someone who is not the session's worker, even well signed by themselves.
@@ -210,7 +210,7 @@ async fn frames(devnet: &Devnet) {
     let frame = Frame::complete(job, session.id, 0, vec![7; 64], signature, 1);
     let (code, text) = code_of(rpc.submit_frames(token, vec![frame]).await.unwrap_err());
     assert!([-39003, -39009].contains(&code), "{code} {text}");
-    let relayed = ann.node().rpc().get_receipt(job).await.unwrap().unwrap();
+    let relayed = ann.node().rpc().get_receipt(job).await.unwrap();
     assert_eq!(relayed.relayed_ciphertext_hash, Some(answer.ciphertext_hash), "the worker's answer stands");
 }
 
@@ -223,11 +223,11 @@ async fn blobs(devnet: &Devnet) {
     assert!(text.contains("126973") && text.contains("126972"), "{text}");
     let (code, _) = code_of(rpc.publish_blob("x".into(), vec![1; 64].into()).await.unwrap_err());
     assert_eq!(code, -39003);
-    assert_eq!(rpc.get_blob(B256::repeat_byte(1)).await.unwrap(), None);
+    assert_eq!(rpc.get_blob(B256::repeat_byte(1), None).await.unwrap(), None);
 
     // Bytes that do not belong to a versioned hash are told from those that do, whoever hands them over.
     let published = rpc.publish_blob(token, vec![1; 64].into()).await.unwrap();
-    let bytes = rpc.get_blob(published.versioned_hash).await.unwrap().unwrap();
+    let bytes = rpc.get_blob(published.versioned_hash, None).await.unwrap().unwrap();
     let mut blob = Box::new(lcai_blob::Blob::try_from(bytes.as_ref()).unwrap());
     lcai_blob::verify(&blob, published.versioned_hash).unwrap();
     blob.0[40] ^= 1;

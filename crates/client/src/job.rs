@@ -178,6 +178,11 @@ impl<'a> Frames<'a> {
     }
 }
 
+/// Whether the node only has to read another block: it does not know the session or job, or says that it is behind.
+const fn is_not_there_yet(code: i32) -> bool {
+    matches!(code, -39006 | -39013)
+}
+
 /// Subscribes; a session that the node has not read from its newest block yet is waited for.
 async fn subscribe(
     user: &User,
@@ -187,9 +192,11 @@ async fn subscribe(
     let started = Instant::now();
     loop {
         let token = user.token().await?;
-        match user.node.rpc().subscribe_frames(token, session.id, cursor).await {
+        match user.node.rpc().subscribe_frames(token, session.id, cursor.into()).await {
             Ok(subscription) => return Ok(subscription),
-            Err(RpcError::Call(e)) if e.code() == -39006 && started.elapsed() < Duration::from_secs(15) => {
+            Err(RpcError::Call(e))
+                if is_not_there_yet(e.code()) && started.elapsed() < Duration::from_secs(15) =>
+            {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             Err(e) => return Err(refused("lcai_subscribeFrames")(e)),
@@ -266,8 +273,11 @@ impl Waiting<'_> {
     ) -> Result<Option<JobReceipt>, ClientError> {
         self.follow_reorg(events).await?;
         let job = self.stream.job();
-        let receipt = self.user.node.rpc().get_receipt(job).await.map_err(refused("lcai_getReceipt"))?;
-        let Some(receipt) = receipt else { return Ok(None) };
+        let receipt = match self.user.node.rpc().get_receipt(job).await {
+            Ok(receipt) => receipt,
+            Err(RpcError::Call(e)) if is_not_there_yet(e.code()) => return Ok(None),
+            Err(e) => return Err(refused("lcai_getReceipt")(e)),
+        };
         if receipt.job.prompt_blob_hash != self.prompt_hash || receipt.job.session_id != self.session.id {
             // The node's view and ours are of different forks; one of them will move.
             return Ok(None);

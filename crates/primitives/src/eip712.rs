@@ -176,10 +176,13 @@ pub struct Heartbeat {
     /// The worker's account.
     pub worker: Address,
     /// Unix seconds by the worker's clock.
+    #[serde(with = "crate::quantity")]
     pub sent_at: u64,
     /// Jobs in work.
+    #[serde(with = "crate::quantity")]
     pub active_jobs: u32,
     /// Jobs it takes at once.
+    #[serde(with = "crate::quantity")]
     pub max_jobs: u32,
     /// Models it serves now.
     pub models: Vec<ModelId>,
@@ -188,9 +191,11 @@ pub struct Heartbeat {
     /// Whether its model backend answers.
     pub inference_ready: bool,
     /// Seconds since it started; informative.
+    #[serde(with = "crate::quantity")]
     pub uptime_seconds: u64,
     /// Grows with each heartbeat, so that an old one cannot be replayed. Workers start it at the unix time in
     /// milliseconds.
+    #[serde(with = "crate::quantity")]
     pub sequence: u64,
 }
 
@@ -338,7 +343,9 @@ mod tests {
             assert_eq!(value.models_hash(), field::<B256>(v, "modelsHash"));
             assert_eq!(value.status_byte(), field::<u8>(v, "status"));
             assert_eq!(value.signing_hash(&domain_of(v)), field::<B256>(v, "signingHash"));
-            assert_eq!(serde_json::to_value(&value).unwrap(), v["heartbeat"]);
+            let hex = serde_json::to_value(&value).unwrap();
+            assert_eq!(hex["sentAt"], format!("{:#x}", value.sent_at));
+            assert_eq!(serde_json::from_value::<Heartbeat>(hex).unwrap(), value);
         }
     }
 

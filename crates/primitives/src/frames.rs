@@ -315,6 +315,7 @@ impl Frame {
 #[serde(rename_all = "camelCase")]
 pub struct Envelope {
     /// The frame's place in its session, from 1; where a dropped subscriber resumes. Assigned by the node.
+    #[serde(with = "crate::quantity")]
     pub cursor: u64,
     /// The frame.
     pub frame: Frame,
@@ -328,7 +329,9 @@ struct WireFrame {
     frame_type: FrameType,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "kind_or_empty")]
     kind: Option<FrameKind>,
+    #[serde(with = "crate::quantity::number")]
     job_id: JobId,
+    #[serde(with = "crate::quantity::number")]
     session_id: SessionId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     code: Option<String>,

@@ -1,8 +1,9 @@
 //! Identifiers: jobs, sessions, models, and the subject that names a job across forks.
 
+use crate::quantity;
 use alloy_primitives::{Address, B256, U256, hex, keccak256};
 use alloy_sol_types::SolValue;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
 /// Why a value is not an identifier.
@@ -25,11 +26,20 @@ pub enum IdError {
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(
-            Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-        )]
-        #[serde(transparent)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub u64);
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                quantity::serialize(&self.0, s)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                quantity::deserialize(d).map(Self)
+            }
+        }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,12 +91,12 @@ macro_rules! number_id {
 }
 
 number_id! {
-    /// JobRegistry's job number. Not an identity across forks: see [`Subject`].
+    /// JobRegistry's job number; a quantity in JSON. Not an identity across forks: see [`Subject`].
     JobId
 }
 
 number_id! {
-    /// JobRegistry's session number.
+    /// JobRegistry's session number; a quantity in JSON.
     SessionId
 }
 
@@ -221,10 +231,12 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_plain_numbers_in_json() {
-        assert_eq!(serde_json::to_string(&JobId(7)).unwrap(), "7");
+    fn ids_are_quantities_in_json_and_numbers_elsewhere() {
+        assert_eq!(serde_json::to_string(&JobId(17)).unwrap(), "\"0x11\"");
+        assert_eq!(serde_json::from_str::<JobId>("\"0x11\"").unwrap(), JobId(17));
         assert_eq!(serde_json::from_str::<SessionId>("18446744073709551615").unwrap(), SessionId(u64::MAX));
         assert!(serde_json::from_str::<SessionId>("-1").is_err());
+        assert_eq!(postcard::to_stdvec(&JobId(300)).unwrap(), postcard::to_stdvec(&300u64).unwrap());
     }
 
     /// Each member must move the id, or two jobs could share one signing-journal entry.

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod login;
 pub mod params;
 pub mod prompt;
+pub mod quantity;
 pub mod revert;
 
 pub use contracts::{Deployment, JobState, RequestStatus, SessionStatus, WORKER_REGISTRY_PREDEPLOY};
@@ -21,3 +22,4 @@ pub use eip712::{Heartbeat, HeartbeatStatus};
 pub use frames::{Envelope, Frame, FrameKind, FrameType};
 pub use ids::{JobId, ModelId, SessionId, Subject};
 pub use params::ChainParams;
+pub use quantity::Quantity;

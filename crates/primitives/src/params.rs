@@ -165,9 +165,17 @@ chain_params! {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use alloy_sol_types::SolValue;
+
+    /// Each field differs from the others.
+    pub(crate) fn some_params() -> ChainParams {
+        let mut answers = answers();
+        let last = answers.len() - 1;
+        answers[last] = true.abi_encode();
+        ChainParams::from_returns(&answers).unwrap()
+    }
 
     fn answers() -> Vec<Vec<u8>> {
         (0..ChainParams::calls().len()).map(|i| U256::from(i).abi_encode()).collect()
@@ -176,10 +184,7 @@ mod tests {
     /// Word i answers call i, so a field that reads another call's answer shows.
     #[test]
     fn each_field_reads_its_own_getter() {
-        let mut answers = answers();
-        let last = answers.len() - 1;
-        answers[last] = true.abi_encode();
-        let params = ChainParams::from_returns(&answers).unwrap();
+        let params = some_params();
         assert_eq!((params.ack_timeout, params.completion_timeout, params.dispute_window), (0, 1, 2));
         assert_eq!(params.min_worker_stake, U256::from(8));
         assert_eq!(params.max_concurrent_jobs, 22);

@@ -3,12 +3,12 @@
 use crate::{
     error::LcaiError,
     quota::{Limits, Quota},
-    types::PublishedBlob,
+    types::{BlobQuota, PublishedBlob},
     unix_now,
 };
-use alloy_primitives::{Address, B256, Bytes};
+use alloy_primitives::{Address, B256, Bytes, U256};
 use lcai_blob::{
-    BlobError, BlobSource, BlobStore, BlobTransactionSidecarVariant, FallbackSource, MAX_PAYLOAD,
+    BlobError, BlobHint, BlobSource, BlobStore, BlobTransactionSidecarVariant, FallbackSource, MAX_PAYLOAD,
     SidecarForm, blob_versioned_hash, build_sidecar, encode,
 };
 use lcai_host::{LaneError, Records, TxLane, TxSpec};
@@ -19,6 +19,8 @@ use tokio::{sync::Semaphore, time::timeout};
 
 /// Gas of a transfer without calldata.
 const TRANSFER_GAS: u64 = 21_000;
+/// EIP-4844: gas of one blob.
+const GAS_PER_BLOB: u64 = 131_072;
 /// Blobs being searched for elsewhere, and blobs being posted, at a time; further callers wait.
 const SEARCHES: usize = 8;
 const PUBLICATIONS: usize = 32;
@@ -34,7 +36,7 @@ pub struct PublisherConfig {
     pub total: u64,
     /// Seconds a published blob is kept in the node's store.
     pub keep: u64,
-    /// How long a caller waits for inclusion; the transaction goes on being sent.
+    /// How long a caller waits for the pool to have the transaction, which goes on being sent.
     pub patience: Duration,
 }
 
@@ -66,6 +68,16 @@ impl Publisher {
         let limits = Limits { per_account: config.per_account, total: config.total };
         Self { lane, quota: Arc::new(Quota::new(quotas, limits)), config, room: Semaphore::new(PUBLICATIONS) }
     }
+
+    /// What one blob's transaction costs at the next block's base fees, wei, without a tip.
+    async fn cost(&self) -> Result<U256, LcaiError> {
+        let (base, blob) = self.lane.base_fees().await.map_err(|error| {
+            tracing::debug!(%error, "base fees");
+            LcaiError::NotYet("the chain does not tell its fees at present".into())
+        })?;
+        let gas = U256::from(base).saturating_mul(U256::from(TRANSFER_GAS));
+        Ok(gas.saturating_add(U256::from(blob).saturating_mul(U256::from(GAS_PER_BLOB))))
+    }
 }
 
 /// The node's blobs.
@@ -92,11 +104,15 @@ impl BlobService {
         self.publisher.is_some()
     }
 
-    /// A blob's 131,072 bytes, checked against its versioned hash.
+    /// A blob's 131,072 bytes, checked against its versioned hash. `hint` is for sources that know only slots.
     ///
     /// # Errors
     /// `BlobMismatch` when no source has it and one gave other bytes, `NotYet` when a source could not answer.
-    pub async fn get(&self, versioned_hash: B256) -> Result<Option<Bytes>, LcaiError> {
+    pub async fn get(
+        &self,
+        versioned_hash: B256,
+        hint: Option<BlobHint>,
+    ) -> Result<Option<Bytes>, LcaiError> {
         let store = Arc::clone(&self.store);
         let kept = blocking(move || store.get(versioned_hash)).await?;
         if let Some(blob) = kept {
@@ -105,7 +121,7 @@ impl BlobService {
         let _one_of_few = self.searches.acquire().await.map_err(|_| closed())?;
         // One per search, so that its counts are this search's.
         let search = FallbackSource::new(self.sources.clone());
-        match search.blob(versioned_hash, None).await {
+        match search.blob(versioned_hash, hint).await {
             Ok(found) => Ok(found.map(|blob| Bytes::copy_from_slice(blob.as_slice()))),
             Err(error) if search.stats().iter().any(|source| source.wrong > 0) => {
                 counter!("lcai_rpc_blobs_wrong_total").increment(1);
@@ -120,14 +136,14 @@ impl BlobService {
     }
 
     /// Posts sealed bytes as one blob of a type-3 transaction from the node's blob account to itself, and answers once
-    /// it is included.
+    /// the pool has it; that it is included is seen to afterwards.
     ///
     /// # Errors
     /// `TooLarge`, `QuotaExceeded`, `NotOffered` when there is no blob key or it has no funds, `TransactionRefused`,
-    /// `NotYet` when inclusion takes longer than a caller is made to wait.
+    /// `NotYet` when the pool takes longer than a caller is made to wait.
     pub async fn publish(&self, account: Address, data: Bytes) -> Result<PublishedBlob, LcaiError> {
         let Some(publisher) = &self.publisher else {
-            return Err(LcaiError::NotOffered("this node publishes no blobs: it has no blob key".into()));
+            return Err(no_blob_key());
         };
         if data.len() > MAX_PAYLOAD {
             return Err(LcaiError::TooLarge(format!(
@@ -147,7 +163,8 @@ impl BlobService {
         match self.post(publisher, data, now).await {
             Ok((versioned_hash, transaction_hash)) => {
                 counter!("lcai_rpc_blobs_published_total").increment(1);
-                Ok(PublishedBlob { versioned_hash, transaction_hash, quota_left })
+                let cost = publisher.cost().await.unwrap_or_default();
+                Ok(PublishedBlob { versioned_hash, transaction_hash, cost, quota_left })
             }
             // It is on its way and will be paid for.
             Err(error @ LcaiError::NotYet(_)) => Err(error),
@@ -157,6 +174,23 @@ impl BlobService {
                 Err(error)
             }
         }
+    }
+
+    /// What an account may still have published today, and what a blob costs the node now.
+    ///
+    /// # Errors
+    /// `NotOffered` without a blob key, `NotYet` when the chain does not tell its fees.
+    pub async fn quota(&self, account: Address) -> Result<BlobQuota, LcaiError> {
+        let Some(publisher) = &self.publisher else { return Err(no_blob_key()) };
+        let quota = Arc::clone(&publisher.quota);
+        let (left, resets_at) = off_thread(move || quota.left(account, unix_now())).await??;
+        Ok(BlobQuota {
+            left,
+            per_account: publisher.config.per_account,
+            resets_at,
+            max_payload: MAX_PAYLOAD as u64,
+            cost: publisher.cost().await?,
+        })
     }
 
     async fn post(&self, publisher: &Publisher, data: Bytes, now: u64) -> Result<(B256, B256), LcaiError> {
@@ -211,6 +245,10 @@ fn refused(error: &LaneError, hash: B256) -> LcaiError {
 fn fault(error: &BlobError) -> LcaiError {
     tracing::error!(%error, "blobs");
     LcaiError::Internal("the node's blob store failed".into())
+}
+
+fn no_blob_key() -> LcaiError {
+    LcaiError::NotOffered("this node publishes no blobs: it has no blob key".into())
 }
 
 fn closed() -> LcaiError {

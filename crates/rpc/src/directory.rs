@@ -1,11 +1,13 @@
 //! What the node knows of the chain, in the shapes that cross the wire.
 
 use crate::{
+    account_index::AccountIndex,
     error::LcaiError,
     session_view::{JobView, SessionParties, SessionView},
     types::{
         AuthorizationRequest, BlockId, DrawCandidate, DrawFacts, JobInfo, JobTransactions, ModelInfo,
-        SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
+        ReassignmentOffer, ReassignmentRequest, SessionAuthorizationGrant, SessionInfo, SessionOffer,
+        WorkerInfo,
     },
 };
 use alloy_primitives::Address;
@@ -20,7 +22,9 @@ use lcai_primitives::{
     ids::{JobId, ModelId, SessionId, Subject},
     params::ChainParams,
 };
+use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
+use tokio::sync::watch;
 
 /// Everything `lcai_*` reads of the chain and asks of dispatch. Reads answer from memory.
 #[async_trait]
@@ -35,12 +39,28 @@ pub trait Directory: SessionView {
     fn session_info(&self, id: SessionId) -> Option<SessionInfo>;
     /// A job and its subject.
     fn job_info(&self, id: JobId) -> Option<(JobInfo, Subject)>;
+    /// An account's sessions below an id, newest first.
+    fn sessions_of(&self, account: Address, before: Option<SessionId>, limit: usize) -> Vec<SessionInfo>;
+    /// An account's jobs below an id, newest first.
+    fn jobs_of(&self, account: Address, before: Option<JobId>, limit: usize) -> Vec<JobInfo>;
+    /// A worker's submitted and acknowledged jobs, newest first.
+    fn open_jobs_of(&self, worker: Address, limit: usize) -> Vec<JobInfo>;
+    /// The newest block that everything here reflects, as it changes.
+    fn head(&self) -> watch::Receiver<Option<BlockRef>>;
     /// Whether this node has the dispatcher's key.
     fn can_authorize(&self) -> bool;
     /// Draws a worker.
     async fn request_session(&self, model: ModelId, user: Address) -> Result<SessionOffer, LcaiError>;
     /// Signs an authorization for a caller that is proven to be the user.
     async fn authorize(&self, request: AuthorizationRequest) -> Result<SessionAuthorizationGrant, LcaiError>;
+    /// Whom to wrap a reassigned session's key for.
+    async fn request_reassignment(&self, session: SessionId) -> Result<ReassignmentOffer, LcaiError>;
+    /// Signs new keys for a session, for a caller that is proven to be `user`.
+    async fn authorize_reassignment(
+        &self,
+        user: Address,
+        request: ReassignmentRequest,
+    ) -> Result<SessionAuthorizationGrant, LcaiError>;
     /// Takes a worker's heartbeat.
     async fn heartbeat(&self, heartbeat: Heartbeat, signature: &[u8]) -> Result<(), LcaiError>;
 }
@@ -51,14 +71,71 @@ pub struct DispatchDirectory {
     core: ExtensionHandle<DispatchCore>,
     service: Arc<DispatchService>,
     names: BTreeMap<ModelId, String>,
+    indexes: Mutex<Indexes>,
+}
+
+/// Ids by account: sessions and jobs by user, jobs by worker.
+#[derive(Debug, Default)]
+struct Indexes {
+    sessions: AccountIndex,
+    jobs: AccountIndex,
+    work: AccountIndex,
+}
+
+impl Indexes {
+    fn refresh(&mut self, core: &DispatchCore, tip: u64) {
+        let sessions = core.sessions_from(SessionId(self.sessions.resume()));
+        self.sessions.refresh(sessions.map(|(id, s)| (id.0, s.user, s.created_in.number)), tip);
+        let jobs = || core.jobs_from(JobId(self.jobs.resume())).map(|(id, job)| (id.0, job));
+        let (users, workers): (Vec<_>, Vec<_>) = jobs()
+            .map(|(id, j)| ((id, j.user, j.submitted_in.number), (id, j.worker, j.submitted_in.number)))
+            .unzip();
+        self.jobs.refresh(users.into_iter(), tip);
+        self.work.refresh(workers.into_iter(), tip);
+    }
 }
 
 impl DispatchDirectory {
     /// `names` are the model names the operator knows; the chain only has their hashes.
     pub fn new(service: Arc<DispatchService>, names: impl IntoIterator<Item = String>) -> Self {
         let names = names.into_iter().map(|name| (ModelId::from_name(&name), name)).collect();
-        Self { core: service.core().clone(), service, names }
+        Self { core: service.core().clone(), service, names, indexes: Mutex::default() }
     }
+
+    /// The records under an account's newest ids, and the ids that have none any more dropped.
+    fn indexed<T>(
+        &self,
+        index: impl Fn(&mut Indexes) -> &mut AccountIndex,
+        (owner, before, limit): (Address, Option<u64>, usize),
+        record: impl Fn(&DispatchCore, u64) -> Indexed<T>,
+    ) -> Vec<T> {
+        let mut indexes = self.indexes.lock();
+        self.core.read_at(|core, at| {
+            indexes.refresh(core, at.map_or(0, |block| block.number));
+            let index = index(&mut indexes);
+            let (mut found, mut gone) = (Vec::new(), Vec::new());
+            for id in index.newest(owner, before) {
+                match record(core, id) {
+                    Indexed::Record(record) => found.push(record),
+                    Indexed::Other => {}
+                    Indexed::Gone => gone.push(id),
+                }
+                if found.len() >= limit {
+                    break;
+                }
+            }
+            index.forget(owner, &gone);
+            found
+        })
+    }
+}
+
+/// What is under an indexed id.
+enum Indexed<T> {
+    Record(T),
+    /// Something that is not asked for.
+    Other,
+    Gone,
 }
 
 impl SessionView for DispatchDirectory {
@@ -138,6 +215,49 @@ impl Directory for DispatchDirectory {
         self.core.read(|core| core.job(id).map(|job| (job_info(core, id, job), job.subject)))
     }
 
+    fn sessions_of(&self, account: Address, before: Option<SessionId>, limit: usize) -> Vec<SessionInfo> {
+        self.indexed(
+            |i| &mut i.sessions,
+            (account, before.map(u64::from), limit),
+            |core, id| match core.session(SessionId(id)) {
+                Some(session) if session.user == account => {
+                    Indexed::Record(session_info(SessionId(id), session))
+                }
+                _ => Indexed::Gone,
+            },
+        )
+    }
+
+    fn jobs_of(&self, account: Address, before: Option<JobId>, limit: usize) -> Vec<JobInfo> {
+        self.indexed(
+            |i| &mut i.jobs,
+            (account, before.map(u64::from), limit),
+            |core, id| match core.job(JobId(id)) {
+                Some(job) if job.user == account => Indexed::Record(job_info(core, JobId(id), job)),
+                _ => Indexed::Gone,
+            },
+        )
+    }
+
+    fn open_jobs_of(&self, worker: Address, limit: usize) -> Vec<JobInfo> {
+        self.indexed(
+            |i| &mut i.work,
+            (worker, None, limit),
+            |core, id| match core.job(JobId(id)) {
+                Some(job) if job.worker == worker && job.is_open() => {
+                    Indexed::Record(job_info(core, JobId(id), job))
+                }
+                // A completed job may be open again after a reorganisation.
+                Some(job) if job.worker == worker && !is_settled(job.state) => Indexed::Other,
+                _ => Indexed::Gone,
+            },
+        )
+    }
+
+    fn head(&self) -> watch::Receiver<Option<BlockRef>> {
+        self.core.cursor()
+    }
+
     fn can_authorize(&self) -> bool {
         self.service.can_authorize()
     }
@@ -156,6 +276,37 @@ impl Directory for DispatchDirectory {
             nonce: request.nonce,
         };
         let grant = self.service.authorize(&fields).await.map_err(refusal)?;
+        Ok(SessionAuthorizationGrant { signature: grant.signature, expiry: grant.expiry })
+    }
+
+    async fn request_reassignment(&self, session: SessionId) -> Result<ReassignmentOffer, LcaiError> {
+        let offer = self.service.request_reassignment(session).await.map_err(refusal)?;
+        Ok(ReassignmentOffer {
+            session_id: session,
+            user: offer.user,
+            worker: offer.worker,
+            worker_encryption_key: offer.worker_encryption_key,
+            disputer_encryption_key: offer.disputer_encryption_key,
+            nonce: offer.nonce,
+        })
+    }
+
+    async fn authorize_reassignment(
+        &self,
+        user: Address,
+        request: ReassignmentRequest,
+    ) -> Result<SessionAuthorizationGrant, LcaiError> {
+        let model_id = self.core.read(|core| core.session(request.session_id).map(|s| s.model_id));
+        let fields = AuthorizationFields {
+            user,
+            model_id: model_id.unwrap_or_default(),
+            worker: request.worker,
+            enc_worker_key: request.enc_worker_key,
+            enc_disputer_key: request.enc_disputer_key,
+            nonce: request.nonce,
+        };
+        let grant =
+            self.service.authorize_reassignment(request.session_id, &fields).await.map_err(refusal)?;
         Ok(SessionAuthorizationGrant { signature: grant.signature, expiry: grant.expiry })
     }
 
@@ -241,6 +392,10 @@ fn job_info(core: &DispatchCore, id: JobId, job: &Job) -> JobInfo {
         submitted_in: job.submitted_in.into(),
         completed_in: job.completed_in.map(Into::into),
     }
+}
+
+const fn is_settled(state: JobState) -> bool {
+    matches!(state, JobState::TimedOut | JobState::Resolved | JobState::Released)
 }
 
 const fn session_status(status: SessionStatus) -> &'static str {

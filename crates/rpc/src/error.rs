@@ -1,6 +1,7 @@
 //! The error codes of `lcai_*`: EIP-1474's where they fit, our own from -39000 downwards.
 
 use jsonrpsee::types::ErrorObjectOwned;
+use lcai_primitives::Quantity;
 use thiserror::Error;
 
 /// Why a call was refused. The code is stable; the text names what was wrong and what was expected.
@@ -88,7 +89,9 @@ impl LcaiError {
 impl From<LcaiError> for ErrorObjectOwned {
     fn from(error: LcaiError) -> Self {
         let data = match error {
-            LcaiError::SlowReader { resume_from } => Some(serde_json::json!({ "resumeFrom": resume_from })),
+            LcaiError::SlowReader { resume_from } => {
+                Some(serde_json::json!({ "resumeFrom": Quantity(resume_from) }))
+            }
             _ => None,
         };
         Self::owned(error.code(), error.to_string(), data)

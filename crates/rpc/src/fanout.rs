@@ -37,8 +37,8 @@ impl Live {
     pub(crate) fn new(cursor: u64, subject: B256, job: JobId, frame: &[u8]) -> Result<Self, StoreError> {
         let corrupt = |_| StoreError::Corrupt("frames");
         let frame = std::str::from_utf8(frame).map_err(|_| StoreError::Corrupt("frames"))?;
-        let envelope =
-            RawValue::from_string(format!(r#"{{"cursor":{cursor},"frame":{frame}}}"#)).map_err(corrupt)?;
+        let envelope = RawValue::from_string(format!(r#"{{"cursor":"{cursor:#x}","frame":{frame}}}"#))
+            .map_err(corrupt)?;
         Ok(Self { cursor, subject, job, envelope })
     }
 

@@ -12,36 +12,44 @@
 
 pub mod api;
 pub mod error;
+pub mod openrpc;
 pub mod types;
 
+mod account_index;
 mod blobs;
 mod caller;
 mod directory;
 mod fanout;
+mod jwt;
 mod limits;
 #[cfg(test)]
 mod loopback_tests;
+mod operator;
 mod quota;
 mod relay;
 mod serve;
 mod server;
 mod session_view;
 mod store;
+mod streams;
 #[cfg(test)]
 mod testing;
 mod tokens;
+mod watch;
 
 pub use api::{LcaiApiClient, LcaiApiServer};
 pub use blobs::{BlobService, Publisher, PublisherConfig};
-pub use caller::{MAX_PROOF_LIFETIME, check_proof};
+pub use caller::{MAX_PROOF_LIFETIME, check_proof, check_reassignment_proof};
 pub use directory::{Directory, DispatchDirectory};
 pub use error::LcaiError;
 pub use fanout::Live;
+pub use jwt::JwtSecret;
 pub use limits::{AccountLimiter, Rate};
+pub use operator::{LcaiOperator, LcaiOperatorApiClient, LcaiOperatorApiServer};
 pub use relay::{
     DEFAULT_SESSION_CAP, FrameReader, MAX_FRAMES_PER_CALL, Relay, RelayConfig, RelayStats, envelopes,
 };
-pub use serve::{RpcHandle, ServerLimits, serve};
+pub use serve::{RpcHandle, ServerLimits, serve, serve_operator};
 pub use server::{ExtensionStatus, LcaiRpc, MAX_POLL_MS, RpcParts, RpcSettings};
 pub use session_view::{JobView, SessionParties, SessionView};
 pub use store::{FrameStore, StoreError};

@@ -1,19 +1,21 @@
 //! The namespace over a real server and real sockets.
 
 use crate::{
-    BlobService, Directory, LcaiApiClient, LcaiApiServer, LcaiError, LcaiRpc, Publisher, PublisherConfig,
-    Rate, Relay, RpcHandle, RpcParts, RpcSettings, ServerLimits, SessionView, TokenConfig, TokenIssuer,
-    TokenKey, serve,
+    BlobService, Directory, JwtSecret, LcaiApiClient, LcaiApiServer, LcaiError, LcaiOperator,
+    LcaiOperatorApiClient, LcaiOperatorApiServer, LcaiRpc, Publisher, PublisherConfig, Rate, Relay,
+    RpcHandle, RpcParts, RpcSettings, ServerLimits, SessionView, TokenConfig, TokenIssuer, TokenKey, jwt,
+    serve, serve_operator,
     session_view::{JobView, SessionParties},
     testing::{JOB, SESSION, Scene, chunk, deployment},
     types::{
-        AuthorizationRequest, BlockId, CallerProof, JobInfo, JobTransactions, ModelInfo,
-        SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
+        AuthorizationRequest, BlockId, CallerProof, JobInfo, JobTransactions, ModelInfo, ReassignmentOffer,
+        ReassignmentRequest, SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
     },
 };
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
+use alloy_sol_types::SolCall;
 use async_trait::async_trait;
 use jsonrpsee::{
     core::client::{ClientT, Error as ClientError, Subscription},
@@ -24,12 +26,14 @@ use jsonrpsee::{
 use lcai_blob::{Blob, BlobError, BlobHint, BlobSource, BlobStore, blob_versioned_hash, encode};
 use lcai_host::{BlockRef, FeedState, HostError, Journal, TxLane, testing::ScriptedHost};
 use lcai_primitives::{
+    contracts::{JobRegistry, JobState},
     eip712::Heartbeat,
     frames::{Envelope, Frame},
     ids::{JobId, ModelId, SessionId, Subject},
     params::ChainParams,
+    quantity::Quantity,
 };
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 use tempfile::tempdir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -91,6 +95,27 @@ impl Directory for SceneDirectory {
         Some((info, job.subject))
     }
 
+    fn sessions_of(&self, _: Address, _: Option<SessionId>, _: usize) -> Vec<SessionInfo> {
+        Vec::new()
+    }
+
+    fn jobs_of(&self, account: Address, before: Option<JobId>, limit: usize) -> Vec<JobInfo> {
+        let below = |job: &JobInfo| before.is_none_or(|before| job.id < before);
+        let jobs = self.0.jobs().into_iter().rev().filter_map(|id| self.job_info(id));
+        jobs.map(|(job, _)| job).filter(|job| job.user == account && below(job)).take(limit).collect()
+    }
+
+    fn open_jobs_of(&self, worker: Address, limit: usize) -> Vec<JobInfo> {
+        let open =
+            |job: &JobInfo| job.worker == worker && ["submitted", "acknowledged"].contains(&&*job.state);
+        let jobs = self.0.jobs().into_iter().rev().filter_map(|id| self.job_info(id));
+        jobs.map(|(job, _)| job).filter(open).take(limit).collect()
+    }
+
+    fn head(&self) -> watch::Receiver<Option<BlockRef>> {
+        self.0.head()
+    }
+
     fn can_authorize(&self) -> bool {
         false
     }
@@ -103,6 +128,18 @@ impl Directory for SceneDirectory {
         Err(LcaiError::NotOffered("no dispatcher key".into()))
     }
 
+    async fn request_reassignment(&self, session: SessionId) -> Result<ReassignmentOffer, LcaiError> {
+        Err(LcaiError::AuthorizationRefused(format!("session {session} is Active, not waiting for keys")))
+    }
+
+    async fn authorize_reassignment(
+        &self,
+        _: Address,
+        _: ReassignmentRequest,
+    ) -> Result<SessionAuthorizationGrant, LcaiError> {
+        Err(LcaiError::NotOffered("no dispatcher key".into()))
+    }
+
     async fn heartbeat(&self, _: Heartbeat, _: &[u8]) -> Result<(), LcaiError> {
         Ok(())
     }
@@ -112,6 +149,8 @@ impl Directory for SceneDirectory {
 struct Node {
     handle: RpcHandle,
     relay: Arc<Relay>,
+    operator: LcaiOperator,
+    methods: BTreeSet<String>,
 }
 
 struct Options {
@@ -153,8 +192,11 @@ impl Node {
             blobs: options.blobs,
             settings: options.settings,
         });
-        let handle = serve(rpc.into_rpc(), "127.0.0.1:0".parse().unwrap(), options.limits).await.unwrap();
-        Self { handle, relay }
+        let operator = rpc.operator();
+        let module = rpc.into_rpc();
+        let methods = module.method_names().map(str::to_owned).collect();
+        let handle = serve(module, "127.0.0.1:0".parse().unwrap(), options.limits).await.unwrap();
+        Self { handle, relay, operator, methods }
     }
 
     async fn plain(scene: &Scene, dir: &Path) -> Self {
@@ -208,16 +250,16 @@ async fn logins_work_over_http_and_websocket_and_refusals_have_their_codes() {
     let node = Node::plain(&scene, dir.path()).await;
     let (http, ws) = (node.http(), node.ws().await);
     let token = login(&http, &scene.user).await;
-    assert_eq!(http.poll_frames(token.clone(), SESSION, 0, 0).await.unwrap(), []);
+    assert_eq!(http.poll_frames(token.clone(), SESSION, Quantity(0), Quantity(0)).await.unwrap(), []);
     let token = login(&ws, &scene.user).await;
-    assert_eq!(ws.poll_frames(token, SESSION, 0, 0).await.unwrap(), []);
+    assert_eq!(ws.poll_frames(token, SESSION, Quantity(0), Quantity(0)).await.unwrap(), []);
 
     let challenge = http.challenge(scene.user.address()).await.unwrap();
     let foreign = scene.worker.sign_message_sync(challenge.message.as_bytes()).unwrap().as_bytes().to_vec();
     assert_eq!(code(http.login(challenge.message.clone(), foreign.into()).await), -39003);
     assert_eq!(code(http.login(challenge.message, vec![1; 9].into()).await), -32602);
     assert_eq!(code(http.login("let me in".into(), vec![1; 65].into()).await), -32602);
-    assert_eq!(code(http.poll_frames("0".repeat(152), SESSION, 0, 0).await), -39003);
+    assert_eq!(code(http.poll_frames("0".repeat(152), SESSION, Quantity(0), Quantity(0)).await), -39003);
     assert_eq!(code(http.request_session("no-such-model".into(), scene.user.address()).await), -39001);
     assert_eq!(code(http.request_session("0x12".into(), scene.user.address()).await), -32602);
     assert_eq!(code(http.network().await), -39013, "before the first block");
@@ -232,8 +274,8 @@ async fn an_expired_token_is_told_apart() {
     let node = Node::start(&scene, dir.path(), Options { tokens, ..Options::default() }).await;
     let ws = node.ws().await;
     let token = login(&ws, &scene.user).await;
-    assert_eq!(code(ws.poll_frames(token.clone(), SESSION, 0, 0).await), -39004);
-    assert_eq!(code(ws.subscribe_frames(token.clone(), SESSION, 0).await), -39004);
+    assert_eq!(code(ws.poll_frames(token.clone(), SESSION, Quantity(0), Quantity(0)).await), -39004);
+    assert_eq!(code(ws.subscribe_frames(token.clone(), SESSION, Quantity(0)).await), -39004);
     assert_eq!(code(ws.submit_frames(token.clone(), vec![chunk(JOB, 1, 40)]).await), -39004);
     assert_eq!(code(ws.publish_blob(token, vec![0; 40].into()).await), -39004);
     node.stop().await;
@@ -247,9 +289,9 @@ async fn strangers_neither_read_nor_write_a_session() {
     let stranger = login(&ws, &PrivateKeySigner::random()).await;
     let user = login(&ws, &scene.user).await;
     let worker = login(&ws, &scene.worker).await;
-    assert_eq!(code(ws.subscribe_frames(stranger.clone(), SESSION, 0).await), -39003);
-    assert_eq!(code(ws.subscribe_frames(worker.clone(), SESSION, 0).await), -39003);
-    assert_eq!(code(ws.poll_frames(stranger.clone(), SESSION, 0, 0).await), -39003);
+    assert_eq!(code(ws.subscribe_frames(stranger.clone(), SESSION, Quantity(0)).await), -39003);
+    assert_eq!(code(ws.subscribe_frames(worker.clone(), SESSION, Quantity(0)).await), -39003);
+    assert_eq!(code(ws.poll_frames(stranger.clone(), SESSION, Quantity(0), Quantity(0)).await), -39003);
     for token in [stranger, user] {
         assert_eq!(code(ws.submit_frames(token, vec![chunk(JOB, 1, 40)]).await), -39009);
     }
@@ -270,7 +312,7 @@ async fn a_stream_goes_on_across_a_restart_of_the_node() {
     let node = Node::plain(&scene, dir.path()).await;
     let (ws, http) = (node.ws().await, node.http());
     let (user, worker) = (login(&ws, &scene.user).await, login(&http, &scene.worker).await);
-    let mut stream = ws.subscribe_frames(user.clone(), SESSION, 0).await.unwrap();
+    let mut stream = ws.subscribe_frames(user.clone(), SESSION, Quantity(0)).await.unwrap();
     let receipt =
         http.submit_frames(worker.clone(), (1..=3).map(|seq| chunk(JOB, seq, 40)).collect()).await.unwrap();
     assert_eq!(receipt.cursors, [1, 2, 3]);
@@ -280,12 +322,12 @@ async fn a_stream_goes_on_across_a_restart_of_the_node() {
 
     let node = Node::plain(&scene, dir.path()).await;
     let (ws, http) = (node.ws().await, node.http());
-    let mut stream = ws.subscribe_frames(user.clone(), SESSION, 2).await.unwrap();
+    let mut stream = ws.subscribe_frames(user.clone(), SESSION, Quantity(2)).await.unwrap();
     // The worker is not sure what arrived and sends everything again.
     let again = (1..=4).map(|seq| chunk(JOB, seq, 40)).chain([scene.complete(JOB, 4, vec![9; 60])]).collect();
     assert_eq!(http.submit_frames(worker, again).await.unwrap().cursors, [1, 2, 3, 4, 5]);
     assert_eq!(take(&mut stream, 3).await, [(3, 3), (4, 4), (5, 5)]);
-    let polled = http.poll_frames(user, SESSION, 4, 1_000).await.unwrap();
+    let polled = http.poll_frames(user, SESSION, Quantity(4), Quantity(1_000)).await.unwrap();
     assert_eq!(polled.len(), 1);
     assert_eq!(polled[0].frame, scene.complete(JOB, 4, vec![9; 60]));
     node.stop().await;
@@ -299,7 +341,7 @@ async fn polling_waits_for_the_first_frame() {
     let (user, worker) = (login(&http, &scene.user).await, login(&http, &scene.worker).await);
     let waiting = tokio::spawn({
         let http = http.clone();
-        async move { http.poll_frames(user, SESSION, 0, 30_000).await.unwrap() }
+        async move { http.poll_frames(user, SESSION, Quantity(0), Quantity(30_000)).await.unwrap() }
     });
     http.submit_frames(worker, vec![chunk(JOB, 1, 40)]).await.unwrap();
     assert_eq!(waiting.await.unwrap().len(), 1);
@@ -312,16 +354,27 @@ async fn the_receipt_shows_another_answer_on_the_chain() {
     let node = Node::plain(&scene, dir.path()).await;
     let http = node.http();
     let worker = login(&http, &scene.worker).await;
-    assert_eq!(http.get_receipt(JobId(99)).await.unwrap(), None);
-    let receipt = http.get_receipt(JOB).await.unwrap().unwrap();
+    assert_eq!(code(http.get_receipt(JobId(99)).await), -39006);
+    let receipt = http.get_receipt(JOB).await.unwrap();
     assert_eq!((receipt.response_signature, receipt.ciphertext), (None, None));
+    assert_eq!(code(http.get_dispute_evidence(JOB).await), -39006, "nothing is committed");
     let answer = scene.complete(JOB, 0, vec![9; 60]);
     http.submit_frames(worker, vec![answer.clone()]).await.unwrap();
+    scene.view.change(JOB, |job| job.response_ciphertext_hash = Some(keccak256([9; 60])));
+    assert_eq!(code(http.get_dispute_evidence(JOB).await), -39006, "it committed what it signed");
     scene.view.change(JOB, |job| job.response_ciphertext_hash = Some(keccak256([8; 60])));
-    let receipt = http.get_receipt(JOB).await.unwrap().unwrap();
+    let receipt = http.get_receipt(JOB).await.unwrap();
     assert_eq!(receipt.relayed_ciphertext_hash, Some(keccak256([9; 60])));
     assert_ne!(receipt.relayed_ciphertext_hash, receipt.job.response_ciphertext_hash);
     assert_eq!(receipt.ciphertext, Some(vec![9; 60].into()));
+    let evidence = http.get_dispute_evidence(JOB).await.unwrap();
+    assert_eq!((evidence.signed_hash, evidence.committed_hash), (keccak256([9; 60]), keccak256([8; 60])));
+    assert!([27, 28].contains(evidence.signature.last().unwrap()));
+    let call = JobRegistry::disputeResponseMismatchCall::abi_decode(&evidence.data).unwrap();
+    assert_eq!(
+        (call.jobId, call.ciphertext, call.signature),
+        (JOB.word(), vec![9; 60].into(), evidence.signature)
+    );
     let signer = lcai_crypto::recover_response(
         receipt.chain_id,
         receipt.job_registry,
@@ -368,7 +421,9 @@ impl Lazy {
             if let Some(error) = message["params"].get("error") {
                 return (error.clone(), last);
             }
-            if let Some(cursor) = message["params"]["result"]["cursor"].as_u64() {
+            if let Ok(Quantity(cursor)) =
+                serde_json::from_value(message["params"]["result"]["cursor"].clone())
+            {
                 assert_eq!(cursor, last + 1);
                 last = cursor;
             }
@@ -402,7 +457,7 @@ async fn a_slow_reader_is_cut_with_its_cursor_and_hurts_nobody() {
     let (ws, http) = (node.ws().await, node.http());
     let (user, worker) = (login(&ws, &scene.user).await, login(&http, &scene.worker).await);
     let lazy = Lazy::subscribe(&node, &user).await;
-    let mut stream = ws.subscribe_frames(user.clone(), SESSION, 0).await.unwrap();
+    let mut stream = ws.subscribe_frames(user.clone(), SESSION, Quantity(0)).await.unwrap();
     let other = tokio::spawn(async move { take(&mut stream, FRAMES as usize).await });
     // More than sockets and queues hold: 400 frames of 64 KiB.
     for seq in 1..=FRAMES {
@@ -415,10 +470,10 @@ async fn a_slow_reader_is_cut_with_its_cursor_and_hurts_nobody() {
     }
     let (error, last) = lazy.read_to_error().await;
     assert_eq!(error["code"], -39014);
-    let resume = error["data"]["resumeFrom"].as_u64().unwrap();
+    let Quantity(resume) = serde_json::from_value(error["data"]["resumeFrom"].clone()).unwrap();
     assert_eq!(resume, last);
     assert!(resume < u64::from(FRAMES));
-    let mut stream = ws.subscribe_frames(user, SESSION, resume).await.unwrap();
+    let mut stream = ws.subscribe_frames(user, SESSION, Quantity(resume)).await.unwrap();
     let rest = FRAMES as usize - usize::try_from(resume).unwrap();
     assert_eq!(take(&mut stream, rest).await, expected[expected.len() - rest..]);
     node.stop().await;
@@ -439,10 +494,10 @@ async fn callers_are_bounded() {
     let node = Node::start(&scene, dir.path(), Options { limits, settings, ..Options::default() }).await;
     let (first, second) = (node.ws().await, node.ws().await);
     let (user, worker) = (login(&first, &scene.user).await, login(&first, &scene.worker).await);
-    let _one = first.subscribe_frames(user.clone(), SESSION, 0).await.unwrap();
-    let _two = first.subscribe_frames(user.clone(), SESSION, 0).await.unwrap();
+    let _one = first.subscribe_frames(user.clone(), SESSION, Quantity(0)).await.unwrap();
+    let _two = first.subscribe_frames(user.clone(), SESSION, Quantity(0)).await.unwrap();
     assert_eq!(
-        code(first.subscribe_frames(user.clone(), SESSION, 0).await),
+        code(first.subscribe_frames(user.clone(), SESSION, Quantity(0)).await),
         -32006,
         "too many subscriptions"
     );
@@ -501,12 +556,12 @@ async fn blobs_are_checked_against_their_hash() {
     let blobs = BlobService::new(Arc::new(store), vec![Arc::new(Careless(elsewhere.clone()))], None);
     let node = Node::start(&scene, dir.path(), Options { blobs, ..Options::default() }).await;
     let http = node.http();
-    assert_eq!(http.get_blob(kept_hash).await.unwrap(), Some(Bytes::copy_from_slice(kept.as_slice())));
+    assert_eq!(http.get_blob(kept_hash, None).await.unwrap(), Some(Bytes::copy_from_slice(kept.as_slice())));
     assert_eq!(
-        http.get_blob(elsewhere_hash).await.unwrap(),
+        http.get_blob(elsewhere_hash, None).await.unwrap(),
         Some(Bytes::copy_from_slice(elsewhere.as_slice()))
     );
-    assert_eq!(code(http.get_blob(B256::repeat_byte(1)).await), -39011);
+    assert_eq!(code(http.get_blob(B256::repeat_byte(1), None).await), -39011);
     let token = login(&http, &scene.user).await;
     assert_eq!(code(http.publish_blob(token, vec![0; 40].into()).await), -39008, "no blob key");
     node.stop().await;
@@ -563,5 +618,123 @@ async fn an_authorization_needs_the_users_own_proof() {
         -39008,
         "past the proof: this node has no dispatcher"
     );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_tokens_subscriptions_end_with_it() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let tokens = TokenConfig { token_lifetime: 2, ..TokenConfig::default() };
+    let node = Node::start(&scene, dir.path(), Options { tokens, ..Options::default() }).await;
+    let ws = node.ws().await;
+    let token = login(&ws, &scene.user).await;
+    let mut frames = ws.subscribe_frames(token.clone(), SESSION, Quantity(0)).await.unwrap();
+    let mut account = ws.subscribe_account(token).await.unwrap();
+    assert!(account.next().await.unwrap().is_ok(), "what there is");
+    let ended = async { (frames.next().await.is_none(), account.next().await.is_none()) };
+    let ended = tokio::time::timeout(Duration::from_secs(5), ended).await.expect("they end by themselves");
+    assert_eq!(ended, (true, true));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn accounts_and_workers_are_told_what_changes() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let node = Node::plain(&scene, dir.path()).await;
+    let ws = node.ws().await;
+    let (user, worker) = (login(&ws, &scene.user).await, login(&ws, &scene.worker).await);
+    let mut account = ws.subscribe_account(user).await.unwrap();
+    let mut work = ws.subscribe_work(worker).await.unwrap();
+    let ids = |jobs: &[JobInfo]| jobs.iter().map(|job| job.id).collect::<Vec<_>>();
+    assert_eq!(ids(&account.next().await.unwrap().unwrap().jobs), [JOB]);
+    assert_eq!(ids(&work.next().await.unwrap().unwrap().jobs), [JOB]);
+
+    scene.view.next_block();
+    scene.view.add_job(JobId(8), SESSION, JobState::Submitted, 2);
+    scene.view.next_block();
+    let change = account.next().await.unwrap().unwrap();
+    assert_eq!(
+        (ids(&change.jobs), change.gone_jobs),
+        (vec![JobId(8)], vec![]),
+        "a block without news is not told"
+    );
+    assert_eq!(ids(&work.next().await.unwrap().unwrap().jobs), [JobId(8)]);
+
+    scene.view.change(JOB, |job| job.state = JobState::Completed);
+    scene.view.remove_job(JobId(8));
+    scene.view.next_block();
+    let change = account.next().await.unwrap().unwrap();
+    assert_eq!((ids(&change.jobs), change.gone_jobs), (vec![JOB], vec![JobId(8)]));
+    let change = work.next().await.unwrap().unwrap();
+    assert_eq!((ids(&change.jobs), change.closed), (vec![], vec![JOB, JobId(8)]));
+    let mut network = ws.subscribe_network().await.unwrap();
+    let change = network.next().await.unwrap().unwrap();
+    assert_eq!((change.params, change.models), (None, vec![]));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn pages_are_bounded() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let node = Node::plain(&scene, dir.path()).await;
+    let http = node.http();
+    let jobs = http.get_jobs(scene.user.address(), None, None).await.unwrap();
+    assert_eq!(jobs.len(), 1);
+    assert_eq!(http.get_jobs(scene.user.address(), Some(JOB), Some(Quantity(5))).await.unwrap(), []);
+    for limit in [0, 1_001] {
+        assert_eq!(code(http.get_jobs(Address::ZERO, None, Some(Quantity(limit))).await), -32602);
+    }
+    assert_eq!(code(http.request_reassignment(SessionId(99)).await), -39006);
+    assert_eq!(code(http.request_reassignment(SESSION).await), -39005);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn operators_need_the_secret_and_can_end_all_logins() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let Node { handle, relay, operator, .. } = Node::plain(&scene, dir.path()).await;
+    let secret = JwtSecret::new(jwt::tests::SECRET);
+    let any_port = "127.0.0.1:0".parse().unwrap();
+    let server =
+        serve_operator(operator.into_rpc(), any_port, ServerLimits::default(), secret.clone()).await.unwrap();
+    let url = format!("http://{}", server.local_addr());
+    let client = |bearer: Option<String>| {
+        let headers =
+            bearer.into_iter().map(|b| ("authorization".parse().unwrap(), b.parse().unwrap())).collect();
+        HttpClientBuilder::default().set_headers(headers).build(&url).unwrap()
+    };
+    let token = |iat: u64| jwt::tests::bearer(&secret, r#"{"alg":"HS256"}"#, &format!(r#"{{"iat":{iat}}}"#));
+    for stranger in [client(None), client(Some(token(1)))] {
+        let refused = format!("{:?}", stranger.status().await.unwrap_err());
+        assert!(refused.contains("401"), "{refused}");
+    }
+
+    let ws = WsClientBuilder::default().build(format!("ws://{}", handle.local_addr())).await.unwrap();
+    let missing: Result<serde_json::Value, _> = ws.request("lcaiOperator_status", rpc_params![]).await;
+    assert_eq!(code(missing), -32601, "not where everybody comes");
+    let user = login(&ws, &scene.user).await;
+    let mut frames = ws.subscribe_frames(user.clone(), SESSION, Quantity(0)).await.unwrap();
+    let operator = client(Some(token(crate::unix_now())));
+    while operator.status().await.unwrap().relay.readers != 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    operator.end_logins().await.unwrap();
+    assert!(frames.next().await.is_none(), "its subscriptions end");
+    assert_eq!(code(ws.poll_frames(user, SESSION, Quantity(0), Quantity(0)).await), -39004);
+    handle.stop();
+    server.stop();
+    relay.close().await;
+}
+
+#[tokio::test]
+async fn the_document_names_every_method_and_no_other() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let node = Node::plain(&scene, dir.path()).await;
+    let http = node.http();
+    let document: serde_json::Value = http.request("rpc.discover", rpc_params![]).await.unwrap();
+    let methods = document["methods"].as_array().unwrap().iter();
+    let documented: BTreeSet<String> = methods.map(|m| m["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(documented, node.methods);
+    assert_eq!(document["info"]["version"], http.versions().await.unwrap_or_else(|e| panic!("{e}")).api);
     node.stop().await;
 }

@@ -54,6 +54,16 @@ impl Quota {
         Ok(self.limits.per_account - used - 1)
     }
 
+    /// What an account has left at `now`, and the unix seconds at which the period ends. Blocks on the disk.
+    pub(crate) fn left(&self, account: Address, now: u64) -> Result<(u64, u64), LcaiError> {
+        let period = now / PERIOD_SECONDS;
+        let used = self.used(account.as_slice(), period).map_err(fault)?;
+        let total = self.used(TOTAL, period).map_err(fault)?;
+        let left = self.limits.per_account.saturating_sub(used);
+        let left = left.min(self.limits.total.saturating_sub(total));
+        Ok((left, period.saturating_add(1).saturating_mul(PERIOD_SECONDS)))
+    }
+
     /// Takes a count back because nothing was published.
     pub(crate) fn give_back(&self, account: Address, now: u64) -> Result<(), LcaiError> {
         let period = now / PERIOD_SECONDS;
@@ -120,7 +130,9 @@ mod tests {
     #[test]
     fn an_account_and_the_node_are_limited_per_day_across_restarts() {
         let records = records();
+        assert_eq!(quota(&records).left(account(1), DAY), Ok((2, 2 * DAY)));
         assert_eq!(quota(&records).take(account(1), DAY), Ok(1));
+        assert_eq!(quota(&records).left(account(1), DAY), Ok((1, 2 * DAY)));
         assert_eq!(quota(&records).take(account(1), DAY), Ok(0));
         assert!(matches!(quota(&records).take(account(1), DAY + 1), Err(LcaiError::QuotaExceeded(_))));
         assert_eq!(quota(&records).take(account(2), DAY), Ok(1));

@@ -2,7 +2,9 @@
 
 use crate::{
     error::LcaiError,
+    jwt::JwtSecret,
     limits::{Bucket, Rate},
+    unix_now,
 };
 use jsonrpsee::{
     MethodResponse, Methods,
@@ -11,8 +13,9 @@ use jsonrpsee::{
         middleware::{Batch, Notification, Request, RpcServiceBuilder, RpcServiceT},
     },
     server::{
-        BatchRequestConfig, HttpRequest, PingConfig, RandomStringIdProvider, Server, ServerConfig,
-        ServerHandle, StopHandle, serve_with_graceful_shutdown, stop_channel, ws::is_upgrade_request,
+        BatchRequestConfig, HttpBody, HttpRequest, HttpResponse, PingConfig, RandomStringIdProvider, Server,
+        ServerConfig, ServerHandle, StopHandle, serve_with_graceful_shutdown, stop_channel,
+        ws::is_upgrade_request,
     },
     types::{ErrorObjectOwned, Id},
 };
@@ -117,14 +120,42 @@ pub async fn serve(
     addr: SocketAddr,
     limits: ServerLimits,
 ) -> io::Result<RpcHandle> {
+    serve_with(methods.into(), addr, limits, None).await
+}
+
+/// As [`serve`], for the operator alone: requests without a bearer token made with `secret` get HTTP status 401.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn serve_operator(
+    methods: impl Into<Methods>,
+    addr: SocketAddr,
+    limits: ServerLimits,
+    secret: JwtSecret,
+) -> io::Result<RpcHandle> {
+    serve_with(methods.into(), addr, limits, Some(secret)).await
+}
+
+async fn serve_with(
+    methods: Methods,
+    addr: SocketAddr,
+    limits: ServerLimits,
+    secret: Option<JwtSecret>,
+) -> io::Result<RpcHandle> {
     let listener = TcpListener::bind(addr).await?;
     let local_addr = listener.local_addr()?;
     let (stop, server) = stop_channel();
-    tokio::spawn(accept_loop(listener, methods.into(), limits, stop));
+    tokio::spawn(accept_loop(listener, methods, limits, secret, stop));
     Ok(RpcHandle { local_addr, server })
 }
 
-async fn accept_loop(listener: TcpListener, methods: Methods, limits: ServerLimits, stop: StopHandle) {
+async fn accept_loop(
+    listener: TcpListener,
+    methods: Methods,
+    limits: ServerLimits,
+    secret: Option<JwtSecret>,
+    stop: StopHandle,
+) {
     let room = Arc::new(Semaphore::new(limits.max_connections as usize));
     let stopped = stop.clone().shutdown();
     tokio::pin!(stopped);
@@ -148,8 +179,8 @@ async fn accept_loop(listener: TcpListener, methods: Methods, limits: ServerLimi
             continue;
         };
         id = id.wrapping_add(1);
-        let connection =
-            Connection { id, methods: methods.clone(), limits: limits.clone(), stop: stop.clone() };
+        let (methods, limits) = (methods.clone(), limits.clone());
+        let connection = Connection { id, methods, limits, secret: secret.clone(), stop: stop.clone() };
         tokio::spawn(connection.serve(stream, Arc::new(permit)));
     }
 }
@@ -158,6 +189,7 @@ struct Connection {
     id: u32,
     methods: Methods,
     limits: ServerLimits,
+    secret: Option<JwtSecret>,
     stop: StopHandle,
 }
 
@@ -182,18 +214,25 @@ impl Connection {
             .connection_id(self.id);
         let (methods, stop) = (self.methods, self.stop.clone());
         let held = Arc::clone(&permit);
+        let secret = self.secret;
         let service = tower::service_fn(move |request: HttpRequest<_>| {
+            let allowed = secret.as_ref().is_none_or(|secret| is_authorized(secret, &request));
             let mut service = builder.clone().build(methods.clone(), stop.clone());
-            if is_upgrade_request(&request) {
+            if allowed && is_upgrade_request(&request) {
                 let (closed, held) = (service.on_session_closed(), Arc::clone(&held));
                 tokio::spawn(async move {
                     closed.await;
                     drop(held);
                 });
             }
-            let answer = service.call(request);
-            // A concrete error type: with a boxed one the compiler cannot see that this future is `Send`.
-            async move { answer.await.map_err(io::Error::other) }
+            let answer = allowed.then(|| service.call(request));
+            async move {
+                match answer {
+                    // A concrete error type: with a boxed one the compiler cannot see that this future is `Send`.
+                    Some(answer) => answer.await.map_err(io::Error::other),
+                    None => Ok(unauthorized()),
+                }
+            }
         });
         if let Err(error) = serve_with_graceful_shutdown(stream, service, self.stop.shutdown()).await {
             let error: BoxError = error;
@@ -201,6 +240,20 @@ impl Connection {
         }
         drop(permit);
     }
+}
+
+fn is_authorized<B>(secret: &JwtSecret, request: &HttpRequest<B>) -> bool {
+    let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    header.is_some_and(|header| secret.accepts(header, unix_now()))
+}
+
+fn unauthorized() -> HttpResponse {
+    let mut response =
+        HttpResponse::new(HttpBody::from("a bearer token made with the node's JWT secret is required"));
+    if let Ok(status) = 401u16.try_into() {
+        *response.status_mut() = status;
+    }
+    response
 }
 
 /// Refuses calls above a connection's rate.

@@ -3,35 +3,42 @@
 use crate::{
     api::LcaiApiServer,
     blobs::BlobService,
-    caller::check_proof,
+    caller::{check_proof, check_reassignment_proof},
     directory::Directory,
     error::LcaiError,
     limits::{AccountLimiter, Rate},
+    operator::LcaiOperator,
     relay::{FrameReader, Relay, envelopes},
+    streams::{Ending, Streams},
     tokens::TokenIssuer,
     types::{
-        AuthorizationRequest, BlockId, CallerProof, Challenge, ExtensionHealth, FrameReceipt, Health,
-        JobInfo, JobReceipt, Login, ModelInfo, NetworkInfo, PublishedBlob, SessionAuthorizationGrant,
-        SessionInfo, SessionOffer, WorkerInfo,
+        AuthorizationRequest, BlobQuota, BlockHint, BlockId, CallerProof, Challenge, DisputeEvidence,
+        ExtensionHealth, FrameReceipt, Health, JobInfo, JobReceipt, Login, ModelInfo, NetworkInfo,
+        PublishedBlob, ReassignmentOffer, ReassignmentRequest, SessionAuthorizationGrant, SessionInfo,
+        SessionOffer, Versions, WorkerInfo,
     },
     unix_now,
+    watch::{AccountWatch, NetworkWatch, WorkWatch},
 };
-use alloy_primitives::{Address, B256, Bytes};
+use alloy_primitives::{Address, B256, Bytes, keccak256};
+use alloy_sol_types::SolCall;
 use async_trait::async_trait;
 use jsonrpsee::{
-    PendingSubscriptionSink, SendTimeoutError, SubscriptionSink,
-    core::{RpcResult, SubscriptionError, SubscriptionResult},
-    types::ErrorObjectOwned,
+    PendingSubscriptionSink,
+    core::{RpcResult, SubscriptionResult},
 };
+use lcai_blob::BlobHint;
 use lcai_host::{Extension, ExtensionHandle, FeedState};
 use lcai_primitives::{
-    contracts::Deployment,
+    contracts::{Deployment, JobRegistry},
     eip712::Heartbeat,
     frames::{Envelope, Frame},
     ids::{JobId, ModelId, SessionId},
+    quantity::Quantity,
 };
+use serde_json::value::RawValue;
 use std::{fmt, sync::Arc, time::Duration};
-use tokio::{sync::watch, time::timeout};
+use tokio::sync::watch;
 
 /// Longest wait of `lcai_pollFrames`, milliseconds.
 pub const MAX_POLL_MS: u64 = 30_000;
@@ -39,6 +46,9 @@ pub const MAX_POLL_MS: u64 = 30_000;
 const MIN_POLL_MS: u64 = 100;
 /// Longest model name taken, bytes.
 const MAX_MODEL_NAME: usize = 256;
+/// Records of a page of `lcai_getSessions` and `lcai_getJobs`: when nothing is asked for, and at most.
+const PAGE: u64 = 100;
+const MAX_PAGE: u64 = 1_000;
 /// Blocks an extension or the feed may be behind in a healthy node.
 const HEALTHY_LAG: u64 = 8;
 
@@ -70,6 +80,8 @@ pub struct RpcSettings {
     pub max_accounts: usize,
     /// How long a subscription's connection may take no message before it is cut.
     pub slow_reader: Duration,
+    /// Subscriptions to accounts, work and the network at once, of all connections.
+    pub max_watchers: usize,
 }
 
 impl Default for RpcSettings {
@@ -79,6 +91,7 @@ impl Default for RpcSettings {
             calls: Rate { per_second: 200.0, burst: 2_000.0 },
             max_accounts: 10_000,
             slow_reader: Duration::from_secs(10),
+            max_watchers: 4_000,
         }
     }
 }
@@ -118,6 +131,7 @@ pub struct LcaiRpc {
     parts: RpcParts,
     frames: AccountLimiter,
     calls: AccountLimiter,
+    streams: Streams,
 }
 
 impl fmt::Debug for LcaiRpc {
@@ -133,20 +147,34 @@ impl LcaiRpc {
         Self {
             frames: AccountLimiter::new(settings.frames, settings.max_accounts),
             calls: AccountLimiter::new(settings.calls, settings.max_accounts),
+            streams: Streams::new(settings.slow_reader, settings.max_watchers),
             parts,
         }
     }
 
-    /// The account of a token, within its rate.
-    fn account(&self, token: &str) -> Result<Address, LcaiError> {
-        let account = self.parts.tokens.verify(token, unix_now())?;
-        self.calls.take(account, 1.0)?;
-        Ok(account)
+    /// The methods for the operator alone, to be served where only the operator comes.
+    pub fn operator(&self) -> LcaiOperator {
+        let (relay, tokens) = (Arc::clone(&self.parts.relay), Arc::clone(&self.parts.tokens));
+        LcaiOperator::new(relay, tokens, self.parts.extensions.clone())
     }
 
-    async fn reader(&self, token: &str, session: SessionId, cursor: u64) -> Result<FrameReader, LcaiError> {
-        let account = self.account(token)?;
-        self.parts.relay.read(account, session, cursor).await
+    /// The account of a token, within its rate, and when the token's subscriptions end.
+    fn account(&self, token: &str) -> Result<(Address, Ending), LcaiError> {
+        let ended = self.parts.tokens.ended();
+        let now = unix_now();
+        let (account, expiry) = self.parts.tokens.check(token, now)?;
+        self.calls.take(account, 1.0)?;
+        Ok((account, Ending::of_token(expiry, now, ended)))
+    }
+
+    async fn reader(
+        &self,
+        token: &str,
+        session: SessionId,
+        cursor: Quantity,
+    ) -> Result<(FrameReader, Ending), LcaiError> {
+        let (account, ending) = self.account(token)?;
+        Ok((self.parts.relay.read(account, session, cursor.0).await?, ending))
     }
 
     fn network_info(&self) -> Result<NetworkInfo, LcaiError> {
@@ -188,18 +216,77 @@ impl LcaiRpc {
         }
     }
 
-    async fn receipt(&self, id: JobId) -> Result<Option<JobReceipt>, LcaiError> {
-        let Some((job, subject)) = self.parts.directory.job_info(id) else { return Ok(None) };
+    async fn receipt(&self, id: JobId) -> Result<JobReceipt, LcaiError> {
+        let (job, subject) = self.parts.directory.job_info(id).ok_or_else(|| no_job(id))?;
         let relayed = self.parts.relay.terminal(subject.id()).await?;
         let (terminal, ciphertext) = relayed.map_or((None, None), |(t, c)| (Some(t), c));
-        Ok(Some(JobReceipt {
+        Ok(JobReceipt {
             job,
             chain_id: self.parts.deployment.chain_id,
             job_registry: self.parts.deployment.job_registry,
             response_signature: terminal.as_ref().map(|t| Bytes::copy_from_slice(&t.signature)),
             relayed_ciphertext_hash: terminal.map(|t| t.ciphertext_hash),
             ciphertext: ciphertext.map(Into::into),
-        }))
+        })
+    }
+
+    async fn evidence(&self, id: JobId) -> Result<DisputeEvidence, LcaiError> {
+        let receipt = self.receipt(id).await?;
+        let none = |why: &str| LcaiError::NotFound(format!("there is no evidence against job {id}: {why}"));
+        let committed_hash = receipt
+            .job
+            .response_ciphertext_hash
+            .ok_or_else(|| none("it is not completed, so nothing is committed"))?;
+        let signature =
+            receipt.response_signature.ok_or_else(|| none("no signed answer passed this node"))?;
+        let ciphertext = receipt.ciphertext.ok_or_else(|| none("the signed answer is no longer kept"))?;
+        let signed_hash = keccak256(&ciphertext);
+        if signed_hash == committed_hash {
+            return Err(none("the worker committed the answer it signed"));
+        }
+        let signature = contract_signature(&signature);
+        let call = JobRegistry::disputeResponseMismatchCall {
+            jobId: id.word(),
+            ciphertext: ciphertext.clone(),
+            signature: signature.clone(),
+        };
+        Ok(DisputeEvidence {
+            job_id: id,
+            session_id: receipt.job.session_id,
+            worker: receipt.job.worker,
+            ciphertext,
+            signature,
+            signed_hash,
+            committed_hash,
+            to: receipt.job_registry,
+            data: call.abi_encode().into(),
+        })
+    }
+
+    fn session_user(&self, session: SessionId) -> Result<Address, LcaiError> {
+        let parties = self.parts.directory.session(session);
+        parties.map(|p| p.user).ok_or_else(|| LcaiError::NotFound(format!("there is no session {session}")))
+    }
+}
+
+fn no_job(id: JobId) -> LcaiError {
+    LcaiError::NotFound(format!("there is no job {id} on the chain as far as this node sees"))
+}
+
+/// A worker's v is 0 or 1, the contract takes 27 or 28 (live wire format, section 6.1).
+fn contract_signature(signature: &[u8]) -> Bytes {
+    let mut bytes = signature.to_vec();
+    if let Some(v) = bytes.last_mut().filter(|v| **v < 27) {
+        *v += 27;
+    }
+    bytes.into()
+}
+
+/// How many records a page has.
+fn page(limit: Option<Quantity>) -> Result<usize, LcaiError> {
+    match limit.map_or(PAGE, |limit| limit.0) {
+        limit @ 1..=MAX_PAGE => Ok(limit as usize),
+        limit => Err(LcaiError::InvalidParams(format!("limit is 1 to {MAX_PAGE}, not {limit}"))),
     }
 }
 
@@ -215,6 +302,14 @@ impl LcaiApiServer for LcaiRpc {
 
     async fn workers(&self) -> RpcResult<Vec<WorkerInfo>> {
         Ok(self.parts.directory.workers())
+    }
+
+    async fn versions(&self) -> RpcResult<Versions> {
+        Ok(Versions {
+            node: self.parts.version.clone(),
+            api: crate::openrpc::API_VERSION.into(),
+            deployment: self.parts.deployment,
+        })
     }
 
     async fn health(&self) -> RpcResult<Health> {
@@ -245,6 +340,23 @@ impl LcaiApiServer for LcaiRpc {
         Ok(self.parts.directory.authorize(request).await?)
     }
 
+    async fn request_reassignment(&self, session: SessionId) -> RpcResult<ReassignmentOffer> {
+        self.session_user(session)?;
+        Ok(self.parts.directory.request_reassignment(session).await?)
+    }
+
+    async fn authorize_reassignment(
+        &self,
+        request: ReassignmentRequest,
+        proof: CallerProof,
+    ) -> RpcResult<SessionAuthorizationGrant> {
+        let user = self.session_user(request.session_id)?;
+        let (tokens, deployment) = (&self.parts.tokens, &self.parts.deployment);
+        check_reassignment_proof(user, &request, &proof, tokens, deployment, unix_now())?;
+        self.calls.take(user, 1.0)?;
+        Ok(self.parts.directory.authorize_reassignment(user, request).await?)
+    }
+
     async fn challenge(&self, account: Address) -> RpcResult<Challenge> {
         Ok(self.parts.tokens.challenge(account, unix_now()))
     }
@@ -254,24 +366,57 @@ impl LcaiApiServer for LcaiRpc {
     }
 
     async fn publish_blob(&self, token: String, data: Bytes) -> RpcResult<PublishedBlob> {
-        let account = self.account(&token)?;
+        let (account, _) = self.account(&token)?;
         Ok(self.parts.blobs.publish(account, data).await?)
+    }
+
+    async fn get_blob_quota(&self, token: String) -> RpcResult<BlobQuota> {
+        let (account, _) = self.account(&token)?;
+        Ok(self.parts.blobs.quota(account).await?)
     }
 
     async fn get_session(&self, session: SessionId) -> RpcResult<Option<SessionInfo>> {
         Ok(self.parts.directory.session_info(session))
     }
 
+    async fn get_sessions(
+        &self,
+        account: Address,
+        before: Option<SessionId>,
+        limit: Option<Quantity>,
+    ) -> RpcResult<Vec<SessionInfo>> {
+        Ok(self.parts.directory.sessions_of(account, before, page(limit)?))
+    }
+
     async fn get_job(&self, job: JobId) -> RpcResult<Option<JobInfo>> {
         Ok(self.parts.directory.job_info(job).map(|(info, _)| info))
     }
 
-    async fn get_receipt(&self, job: JobId) -> RpcResult<Option<JobReceipt>> {
+    async fn get_jobs(
+        &self,
+        account: Address,
+        before: Option<JobId>,
+        limit: Option<Quantity>,
+    ) -> RpcResult<Vec<JobInfo>> {
+        Ok(self.parts.directory.jobs_of(account, before, page(limit)?))
+    }
+
+    async fn get_receipt(&self, job: JobId) -> RpcResult<JobReceipt> {
         Ok(self.receipt(job).await?)
     }
 
-    async fn get_blob(&self, versioned_hash: B256) -> RpcResult<Option<Bytes>> {
-        Ok(self.parts.blobs.get(versioned_hash).await?)
+    async fn get_dispute_evidence(&self, job: JobId) -> RpcResult<DisputeEvidence> {
+        Ok(self.evidence(job).await?)
+    }
+
+    async fn get_blob(&self, versioned_hash: B256, hint: Option<BlockHint>) -> RpcResult<Option<Bytes>> {
+        let hint = hint.map(|hint| BlobHint {
+            block_number: hint.block_number,
+            block_hash: hint.block_hash,
+            timestamp: hint.timestamp,
+            parent_beacon_block_root: hint.parent_beacon_block_root,
+        });
+        Ok(self.parts.blobs.get(versioned_hash, hint).await?)
     }
 
     async fn heartbeat(&self, heartbeat: Heartbeat, signature: Bytes) -> RpcResult<()> {
@@ -279,7 +424,7 @@ impl LcaiApiServer for LcaiRpc {
     }
 
     async fn submit_frames(&self, token: String, frames: Vec<Frame>) -> RpcResult<FrameReceipt> {
-        let account = self.account(&token)?;
+        let (account, _) = self.account(&token)?;
         self.frames.take(account, frames.len() as f64)?;
         Ok(FrameReceipt { cursors: self.parts.relay.submit(account, frames).await? })
     }
@@ -288,13 +433,13 @@ impl LcaiApiServer for LcaiRpc {
         &self,
         token: String,
         session: SessionId,
-        cursor: u64,
-        timeout_ms: u64,
+        cursor: Quantity,
+        timeout: Quantity,
     ) -> RpcResult<Vec<Envelope>> {
-        let mut reader = self.reader(&token, session, cursor).await?;
+        let (mut reader, _) = self.reader(&token, session, cursor).await?;
         // Reading what is stored takes a moment too: a caller who does not want to wait still gets it.
-        let wait = Duration::from_millis(timeout_ms.clamp(MIN_POLL_MS, MAX_POLL_MS));
-        match timeout(wait, reader.next()).await {
+        let wait = Duration::from_millis(timeout.0.clamp(MIN_POLL_MS, MAX_POLL_MS));
+        match tokio::time::timeout(wait, reader.next()).await {
             Ok(batch) => Ok(envelopes(&batch?)?),
             Err(_) => Ok(Vec::new()),
         }
@@ -305,47 +450,33 @@ impl LcaiApiServer for LcaiRpc {
         pending: PendingSubscriptionSink,
         token: String,
         session: SessionId,
-        cursor: u64,
+        cursor: Quantity,
     ) -> SubscriptionResult {
-        let reader = match self.reader(&token, session, cursor).await {
-            Ok(reader) => reader,
+        match self.reader(&token, session, cursor).await {
+            Ok((reader, ending)) => self.streams.frames(pending, reader, ending).await,
             Err(error) => {
                 pending.reject(error).await;
-                return Ok(());
-            }
-        };
-        let sink = pending.accept().await?;
-        stream(reader, &sink, cursor, self.parts.settings.slow_reader).await.map_err(closing)
-    }
-}
-
-/// Hands frames to a subscription until its client is gone, or too slow.
-async fn stream(
-    mut reader: FrameReader,
-    sink: &SubscriptionSink,
-    cursor: u64,
-    patience: Duration,
-) -> Result<(), LcaiError> {
-    let mut delivered = cursor;
-    loop {
-        let batch = tokio::select! {
-            batch = reader.next() => batch?,
-            () = sink.closed() => return Ok(()),
-        };
-        for live in batch {
-            match sink.send_timeout(live.envelope.clone(), patience).await {
-                Ok(()) => delivered = live.cursor,
-                Err(SendTimeoutError::Closed(_)) => return Ok(()),
-                Err(SendTimeoutError::Timeout(_)) => return Err(reader.cut(delivered)),
+                Ok(())
             }
         }
     }
-}
 
-/// The error notification that ends a subscription: the same object a call would be answered with.
-fn closing(error: LcaiError) -> SubscriptionError {
-    let text = error.to_string();
-    let object = ErrorObjectOwned::from(error);
-    serde_json::value::to_raw_value(&object)
-        .map_or_else(|_| SubscriptionError::from(text), SubscriptionError::from_json)
+    async fn subscribe_work(&self, pending: PendingSubscriptionSink, token: String) -> SubscriptionResult {
+        let watched = self.account(&token).map(|(account, ending)| (WorkWatch::new(account), ending));
+        self.streams.changes(pending, watched, &self.parts.directory).await
+    }
+
+    async fn subscribe_account(&self, pending: PendingSubscriptionSink, token: String) -> SubscriptionResult {
+        let watched = self.account(&token).map(|(account, ending)| (AccountWatch::new(account), ending));
+        self.streams.changes(pending, watched, &self.parts.directory).await
+    }
+
+    async fn subscribe_network(&self, pending: PendingSubscriptionSink) -> SubscriptionResult {
+        let watched = Ok((NetworkWatch::default(), Ending::never()));
+        self.streams.changes(pending, watched, &self.parts.directory).await
+    }
+
+    async fn discover(&self) -> RpcResult<Box<RawValue>> {
+        Ok(crate::openrpc::document()?)
+    }
 }

@@ -7,13 +7,20 @@ use crate::{
 };
 use alloy_primitives::{Address, B256};
 use alloy_signer_local::PrivateKeySigner;
+use lcai_host::BlockRef;
 use lcai_primitives::{
     contracts::{Deployment, JobState},
     frames::{Frame, FrameKind},
     ids::{JobId, SessionId, Subject},
 };
 use parking_lot::Mutex;
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::watch;
 
 pub(crate) const SESSION: SessionId = SessionId(3);
 pub(crate) const JOB: JobId = JobId(7);
@@ -30,10 +37,17 @@ pub(crate) fn deployment() -> Deployment {
     }
 }
 
-#[derive(Default)]
 pub(crate) struct TestView {
+    head: watch::Sender<Option<BlockRef>>,
     sessions: Mutex<HashMap<SessionId, SessionParties>>,
     jobs: Mutex<HashMap<JobId, JobView>>,
+}
+
+impl Default for TestView {
+    fn default() -> Self {
+        let head = watch::Sender::new(Some(BlockRef { number: 1, hash: B256::ZERO }));
+        Self { head, sessions: Mutex::default(), jobs: Mutex::default() }
+    }
 }
 
 impl SessionView for TestView {
@@ -47,6 +61,26 @@ impl SessionView for TestView {
 }
 
 impl TestView {
+    pub(crate) fn head(&self) -> watch::Receiver<Option<BlockRef>> {
+        self.head.subscribe()
+    }
+
+    pub(crate) fn next_block(&self) {
+        self.head.send_modify(|head| {
+            if let Some(head) = head {
+                head.number += 1;
+            }
+        });
+    }
+
+    pub(crate) fn jobs(&self) -> BTreeSet<JobId> {
+        self.jobs.lock().keys().copied().collect()
+    }
+
+    pub(crate) fn remove_job(&self, id: JobId) {
+        self.jobs.lock().remove(&id);
+    }
+
     pub(crate) fn add_session(&self, id: SessionId, user: Address, worker: Address, create: u8) {
         let parties = SessionParties { user, worker, create_transaction: B256::repeat_byte(create) };
         self.sessions.lock().insert(id, parties);

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rand::{RngCore, rngs::OsRng};
 use sha2::{Sha256, digest::generic_array::GenericArray};
 use std::{collections::BTreeSet, fmt};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 const CHALLENGE_CONTEXT: &[u8] = b"lcai challenge v1";
@@ -87,6 +88,8 @@ pub struct TokenIssuer {
     /// Bound into challenges so that none survives a restart, which would forget that it was used.
     boot: [u8; 16],
     used: Mutex<BTreeSet<(u64, [u8; RANDOM_LEN])>>,
+    /// Unix seconds up to which tokens were ended by the operator.
+    ended: watch::Sender<u64>,
 }
 
 impl fmt::Debug for TokenIssuer {
@@ -100,7 +103,7 @@ impl TokenIssuer {
     pub fn new(key: TokenKey, chain_id: u64, config: TokenConfig) -> Self {
         let mut boot = [0; 16];
         OsRng.fill_bytes(&mut boot);
-        Self { key, chain_id, config, boot, used: Mutex::default() }
+        Self { key, chain_id, config, boot, used: Mutex::default(), ended: watch::Sender::new(0) }
     }
 
     /// A text for the account to sign. Costs no memory.
@@ -150,6 +153,14 @@ impl TokenIssuer {
     /// # Errors
     /// `Expired` when it was ours but its time is over, `Unauthorized` for anything else.
     pub fn verify(&self, token: &str, now: u64) -> Result<Address, LcaiError> {
+        self.check(token, now).map(|(account, _)| account)
+    }
+
+    /// The account a token is bound to, and the unix seconds at which it expires.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn check(&self, token: &str, now: u64) -> Result<(Address, u64), LcaiError> {
         let unknown = || {
             LcaiError::Unauthorized(
                 "the token is not one of this node; log in with lcai_challenge and lcai_login".into(),
@@ -167,7 +178,22 @@ impl TokenIssuer {
         if now >= expiry {
             return Err(LcaiError::Expired("the token has expired; log in again".into()));
         }
-        Ok(Address::from_slice(account))
+        // Everything issued in that second as well: a token does not say more.
+        let issued = expiry.saturating_sub(self.config.token_lifetime);
+        if *self.ended.borrow() >= issued && *self.ended.borrow() > 0 {
+            return Err(LcaiError::Expired("the operator ended this login; log in again".into()));
+        }
+        Ok((Address::from_slice(account), expiry))
+    }
+
+    /// Ends every token issued up to `now`.
+    pub fn end_all(&self, now: u64) {
+        self.ended.send_replace(now);
+    }
+
+    /// Tells when tokens are ended.
+    pub(crate) fn ended(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
     }
 
     fn issue(&self, account: Address, now: u64) -> Login {

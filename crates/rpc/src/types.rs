@@ -1,10 +1,12 @@
-//! What crosses the wire of `lcai_*`: camelCase members, quantities as 0x hex, bytes as 0x hex.
+//! What crosses the wire of `lcai_*`: camelCase members, quantities and bytes as 0x hex. Plain numbers are read as
+//! quantities too.
 
 use alloy_primitives::{Address, B256, Bytes, TxHash, U256};
 use lcai_primitives::{
     Deployment, ModelId,
     ids::{JobId, SessionId},
     params::ChainParams,
+    quantity,
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct BlockId {
     /// Height.
+    #[serde(with = "quantity")]
     pub number: u64,
     /// Block hash.
     pub hash: B256,
@@ -25,8 +28,10 @@ pub struct NetworkInfo {
     /// Version of the node's software.
     pub version: String,
     /// Where the contracts are; holds the chain id.
+    #[serde(with = "quantity::nested")]
     pub deployment: Deployment,
     /// AIConfig's values at `head`.
+    #[serde(with = "quantity::nested")]
     pub params: ChainParams,
     /// The disputer's P-256 key, 65 bytes uncompressed, to which session keys are escrowed; empty when the node has none
     /// configured, in which case sessions are created without an escrowed key.
@@ -58,8 +63,10 @@ pub struct ModelInfo {
     /// Whether new sessions are accepted.
     pub enabled: bool,
     /// Workers the registry calls eligible.
+    #[serde(with = "quantity")]
     pub eligible_workers: u64,
     /// Jobs that healthy eligible workers could take now.
+    #[serde(with = "quantity")]
     pub free_slots: u64,
 }
 
@@ -74,12 +81,16 @@ pub struct WorkerInfo {
     /// Models it serves and is eligible for.
     pub models: Vec<ModelId>,
     /// Jobs submitted or acknowledged and not yet completed.
+    #[serde(with = "quantity")]
     pub open_jobs: u64,
     /// Jobs it may still take; `None` when its health is unknown (never "busy").
+    #[serde(with = "quantity::option")]
     pub free_slots: Option<u64>,
     /// Unix seconds of the newest heartbeat; `None` when none was seen.
+    #[serde(with = "quantity::option")]
     pub last_heartbeat: Option<u64>,
     /// Unix seconds until which it is suspended; `None` when it is not.
+    #[serde(with = "quantity::option")]
     pub suspended_until: Option<u64>,
 }
 
@@ -92,8 +103,10 @@ pub struct DrawCandidate {
     /// Its stake, wei.
     pub stake: U256,
     /// Its reputation score.
+    #[serde(with = "quantity")]
     pub reputation: u64,
     /// Its open jobs, below the network's `maxConcurrentJobs` and its own limit.
+    #[serde(with = "quantity")]
     pub open_jobs: u64,
 }
 
@@ -163,6 +176,7 @@ pub enum CallerProof {
         /// 65 bytes r ‖ s ‖ v.
         signature: Bytes,
         /// Unix seconds; not in the past and at most ten minutes ahead.
+        #[serde(with = "quantity")]
         expiry: u64,
     },
 }
@@ -185,6 +199,7 @@ pub struct SessionAuthorizationGrant {
     /// The dispatcher's EIP-712 signature, 65 bytes r ‖ s ‖ v (27/28).
     pub signature: Bytes,
     /// Unix seconds until which it is valid; goes into `createSession`.
+    #[serde(with = "quantity")]
     pub expiry: u64,
 }
 
@@ -195,6 +210,7 @@ pub struct Challenge {
     /// The exact text to sign with `personal_sign`.
     pub message: String,
     /// Unix seconds until which it can be used, once.
+    #[serde(with = "quantity")]
     pub expires_at: u64,
 }
 
@@ -207,6 +223,7 @@ pub struct Login {
     /// The account it is bound to.
     pub account: Address,
     /// Unix seconds until which it is accepted.
+    #[serde(with = "quantity")]
     pub expires_at: u64,
 }
 
@@ -227,8 +244,81 @@ pub struct PublishedBlob {
     pub versioned_hash: B256,
     /// The type-3 transaction, in the pool when this is returned; submitJob need not wait for its block.
     pub transaction_hash: TxHash,
+    /// Most that the transaction costs the node at the fees of the moment, wei: what the account would pay alone.
+    pub cost: U256,
     /// What the account may still publish in the current quota period.
+    #[serde(with = "quantity")]
     pub quota_left: u64,
+}
+
+/// What an account may have published, and what it costs the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BlobQuota {
+    /// Blobs the account may still publish in the current period.
+    #[serde(with = "quantity")]
+    pub left: u64,
+    /// Blobs an account may publish in a period.
+    #[serde(with = "quantity")]
+    pub per_account: u64,
+    /// Unix seconds at which the period ends (midnight UTC).
+    #[serde(with = "quantity")]
+    pub resets_at: u64,
+    /// Largest payload of a blob, bytes: nonce, sealed text, tag.
+    #[serde(with = "quantity")]
+    pub max_payload: u64,
+    /// What one blob costs the node at the fees of the moment, wei.
+    pub cost: U256,
+}
+
+/// Where on the chain a blob was included, from `eth_getBlockByNumber`. Sources that know only slots need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BlockHint {
+    /// Block that carries the blob transaction, or a later one: the job's submit or completion block.
+    #[serde(with = "quantity")]
+    pub block_number: u64,
+    /// Its hash.
+    pub block_hash: B256,
+    /// Its time, unix seconds.
+    #[serde(with = "quantity")]
+    pub timestamp: u64,
+    /// Its parent beacon block root (EIP-4788), where the chain has one.
+    pub parent_beacon_block_root: Option<B256>,
+}
+
+/// A session that waits for keys wrapped to its new worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReassignmentOffer {
+    /// The session.
+    pub session_id: SessionId,
+    /// Its owner: the account that sends `updateSessionKey`.
+    pub user: Address,
+    /// The worker the chain chose.
+    pub worker: Address,
+    /// The worker's P-256 key, 65 bytes uncompressed.
+    pub worker_encryption_key: Bytes,
+    /// The disputer's P-256 key, 65 bytes uncompressed; empty when there is none.
+    pub disputer_encryption_key: Bytes,
+    /// The account's session nonce in JobRegistry.
+    pub nonce: U256,
+}
+
+/// The fields of a `SessionKeyUpdate`, without the expiry that the dispatcher chooses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReassignmentRequest {
+    /// The session.
+    pub session_id: SessionId,
+    /// The worker of the offer.
+    pub worker: Address,
+    /// The session key wrapped for the worker, 125 bytes.
+    pub enc_worker_key: Bytes,
+    /// The session key wrapped for the disputer, 125 bytes, or empty.
+    pub enc_disputer_key: Bytes,
+    /// The nonce of the offer.
+    pub nonce: U256,
 }
 
 /// A session as the chain has it.
@@ -274,6 +364,7 @@ pub struct JobInfo {
     /// keccak256 of the sealed answer, once completed.
     pub response_ciphertext_hash: Option<B256>,
     /// Unix seconds by which the next step is due.
+    #[serde(with = "quantity")]
     pub deadline: u64,
     /// The transactions of its life so far.
     pub transactions: JobTransactions,
@@ -308,6 +399,7 @@ pub struct JobReceipt {
     /// The job.
     pub job: JobInfo,
     /// Chain id, JobRegistry: the fields of the response digest.
+    #[serde(with = "quantity")]
     pub chain_id: u64,
     /// JobRegistry.
     pub job_registry: Address,
@@ -319,11 +411,98 @@ pub struct JobReceipt {
     pub ciphertext: Option<Bytes>,
 }
 
+/// Proof that a worker signed one answer and committed another: the arguments of `disputeResponseMismatch`, which slashes
+/// the worker and returns the fee.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DisputeEvidence {
+    /// The job.
+    pub job_id: JobId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// Who signed.
+    pub worker: Address,
+    /// The sealed answer the worker signed and streamed.
+    pub ciphertext: Bytes,
+    /// Its signature over the response digest, 65 bytes r ‖ s ‖ v (27/28).
+    pub signature: Bytes,
+    /// keccak256 of `ciphertext`.
+    pub signed_hash: B256,
+    /// What the worker committed on chain instead.
+    pub committed_hash: B256,
+    /// JobRegistry, where the transaction goes.
+    pub to: Address,
+    /// Calldata of `disputeResponseMismatch`.
+    pub data: Bytes,
+}
+
+/// What changed of an account's sessions and jobs. The first one holds what there is: the newest sessions and their jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountChange {
+    /// The block up to which this holds.
+    pub head: BlockId,
+    /// Sessions that are new or changed.
+    pub sessions: Vec<SessionInfo>,
+    /// Jobs that are new or changed.
+    pub jobs: Vec<JobInfo>,
+    /// Sessions that are no longer on the chain (a reorganisation), or no longer among the newest.
+    pub gone_sessions: Vec<SessionId>,
+    /// Jobs likewise.
+    pub gone_jobs: Vec<JobId>,
+}
+
+/// What changed of a worker's jobs. The first one holds the open ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkChange {
+    /// The block up to which this holds.
+    pub head: BlockId,
+    /// Open jobs that are new or changed.
+    pub jobs: Vec<JobInfo>,
+    /// Jobs that are no longer open, or no longer the worker's.
+    pub closed: Vec<JobId>,
+}
+
+/// What changed of the network. The first one holds everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkChange {
+    /// The block up to which this holds.
+    pub head: BlockId,
+    /// AIConfig's values, when one of them changed.
+    #[serde(with = "quantity::nested")]
+    pub params: Option<ChainParams>,
+    /// Models that are new or changed; free slots count.
+    pub models: Vec<ModelInfo>,
+    /// Workers that are new or changed; a newer heartbeat alone does not count.
+    pub workers: Vec<WorkerInfo>,
+    /// Models that are gone.
+    pub gone_models: Vec<ModelId>,
+    /// Workers that deregistered.
+    pub gone_workers: Vec<Address>,
+}
+
+/// Which software answers, and which interface it speaks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Versions {
+    /// Version of the node's software.
+    pub node: String,
+    /// Version of this namespace: `info.version` of what `rpc.discover` gives. The major part changes when a caller
+    /// must change.
+    pub api: String,
+    /// Where the contracts are; holds the chain id.
+    #[serde(with = "quantity::nested")]
+    pub deployment: Deployment,
+}
+
 /// What the node says of the frames it was given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FrameReceipt {
     /// One entry per frame given, in order: the cursor under which it is kept (a duplicate gets the first one's).
+    #[serde(with = "quantity::list")]
     pub cursors: Vec<u64>,
 }
 
@@ -342,6 +521,7 @@ pub struct Health {
     /// Each extension: name, the block it has applied, why its effects are halted.
     pub extensions: Vec<ExtensionHealth>,
     /// Sessions frames are relayed for at present.
+    #[serde(with = "quantity")]
     pub subscribers: u64,
 }
 
@@ -355,4 +535,41 @@ pub struct ExtensionHealth {
     pub cursor: Option<BlockId>,
     /// Why its effects are halted; `None` when they are not.
     pub halted: Option<String>,
+}
+
+/// What the relay has counted since start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayCounts {
+    /// Frames kept.
+    #[serde(with = "quantity")]
+    pub kept: u64,
+    /// Frames that were there already.
+    #[serde(with = "quantity")]
+    pub duplicates: u64,
+    /// Complete frames whose signature is not the worker's.
+    #[serde(with = "quantity")]
+    pub bad_signatures: u64,
+    /// Jobs whose `JobCompleted` commits to another answer than the complete frame.
+    #[serde(with = "quantity")]
+    pub mismatches: u64,
+    /// Readers that were cut because they were too slow.
+    #[serde(with = "quantity")]
+    pub cut_readers: u64,
+    /// Readers now.
+    #[serde(with = "quantity")]
+    pub readers: u64,
+    /// Sessions somebody reads now.
+    #[serde(with = "quantity")]
+    pub sessions_read: u64,
+}
+
+/// What only the operator sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorStatus {
+    /// The relay.
+    pub relay: RelayCounts,
+    /// Each extension: name, the block it has applied, why its effects are halted.
+    pub extensions: Vec<ExtensionHealth>,
 }

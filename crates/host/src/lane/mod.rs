@@ -252,6 +252,11 @@ impl TxLane {
         self.config.class
     }
 
+    /// The next block's base fee and blob base fee, wei per gas.
+    pub async fn base_fees(&self) -> Result<(u128, u128), HostError> {
+        self.client.base_fees().await
+    }
+
     /// Sends a transaction and waits until it is included. When the caller stops waiting it goes on all the same.
     pub async fn send(&self, spec: TxSpec) -> Result<Sent, LaneError> {
         self.enqueue(spec, None).await?.await.map_err(|_| LaneError::Closed)?

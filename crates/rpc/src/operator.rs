@@ -1,0 +1,83 @@
+//! What only the node's operator may ask: a namespace of its own, `lcaiOperator_*`, for a server that only the operator
+//! reaches ([`crate::serve_operator`], or the authenticated server of the execution client).
+
+use crate::{
+    relay::Relay,
+    server::ExtensionStatus,
+    tokens::TokenIssuer,
+    types::{ExtensionHealth, OperatorStatus, RelayCounts},
+    unix_now,
+};
+use async_trait::async_trait;
+use jsonrpsee::{core::RpcResult, proc_macros::rpc};
+use lcai_primitives::quantity::Quantity;
+use std::{fmt, sync::Arc};
+
+/// `lcaiOperator_*`.
+#[rpc(server, client, namespace = "lcaiOperator")]
+pub trait LcaiOperatorApi {
+    /// What the relay counted since start, and how far each extension is.
+    #[method(name = "status")]
+    async fn status(&self) -> RpcResult<OperatorStatus>;
+
+    /// Ends every login and the subscriptions it opened, e.g. after a token leaked. Gives the unix seconds up to which
+    /// tokens were ended; accounts log in again at once.
+    #[method(name = "endLogins")]
+    async fn end_logins(&self) -> RpcResult<Quantity>;
+
+    /// Compares the signed answers that wait with what the chain says now; gives how many were decided.
+    #[method(name = "compareAnswers")]
+    async fn compare_answers(&self) -> RpcResult<Quantity>;
+}
+
+/// The operator's methods; from [`crate::LcaiRpc::operator`].
+pub struct LcaiOperator {
+    relay: Arc<Relay>,
+    tokens: Arc<TokenIssuer>,
+    extensions: Vec<Arc<dyn ExtensionStatus>>,
+}
+
+impl fmt::Debug for LcaiOperator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LcaiOperator").finish_non_exhaustive()
+    }
+}
+
+impl LcaiOperator {
+    pub(crate) fn new(
+        relay: Arc<Relay>,
+        tokens: Arc<TokenIssuer>,
+        extensions: Vec<Arc<dyn ExtensionStatus>>,
+    ) -> Self {
+        Self { relay, tokens, extensions }
+    }
+}
+
+#[async_trait]
+impl LcaiOperatorApiServer for LcaiOperator {
+    async fn status(&self) -> RpcResult<OperatorStatus> {
+        let stats = self.relay.stats();
+        let extensions: Vec<ExtensionHealth> = self.extensions.iter().map(|e| e.status()).collect();
+        let relay = RelayCounts {
+            kept: stats.kept,
+            duplicates: stats.duplicates,
+            bad_signatures: stats.bad_signatures,
+            mismatches: stats.mismatches,
+            cut_readers: stats.cut_readers,
+            readers: stats.readers,
+            sessions_read: self.relay.sessions_read() as u64,
+        };
+        Ok(OperatorStatus { relay, extensions })
+    }
+
+    async fn end_logins(&self) -> RpcResult<Quantity> {
+        let now = unix_now();
+        self.tokens.end_all(now);
+        tracing::warn!("the operator ended all logins");
+        Ok(Quantity(now))
+    }
+
+    async fn compare_answers(&self) -> RpcResult<Quantity> {
+        Ok(Quantity(self.relay.compare().await? as u64))
+    }
+}

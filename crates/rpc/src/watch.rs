@@ -1,0 +1,152 @@
+//! What changes from block to block, for subscriptions: a snapshot compared with the one told before.
+//!
+//! Comparing snapshots instead of following events tells the same after a reorganisation, a restart, or a pause of the
+//! reader: the difference to what it knows.
+
+use crate::{
+    directory::Directory,
+    types::{AccountChange, BlockId, JobInfo, ModelInfo, NetworkChange, SessionInfo, WorkChange, WorkerInfo},
+};
+use alloy_primitives::Address;
+use lcai_primitives::{
+    ids::{JobId, ModelId, SessionId},
+    params::ChainParams,
+};
+use std::collections::BTreeMap;
+
+/// Sessions and jobs an account's subscription covers.
+const ACCOUNT_SESSIONS: usize = 64;
+const ACCOUNT_JOBS: usize = 256;
+/// Jobs a worker's subscription covers.
+const WORK_JOBS: usize = 256;
+
+/// Something a subscription tells the changes of.
+pub(crate) trait Watched: Send {
+    /// One notification.
+    type Change: serde::Serialize + Send;
+
+    /// What is different from the last call; the first call gives everything, even if that is nothing.
+    fn changes(&mut self, directory: &dyn Directory, head: BlockId) -> Option<Self::Change>;
+}
+
+/// The last snapshot of one kind of record.
+#[derive(Debug)]
+struct Seen<K, V>(BTreeMap<K, V>);
+
+impl<K, V> Default for Seen<K, V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord + Copy, V: PartialEq + Clone> Seen<K, V> {
+    /// Takes the records of now; gives the new or changed ones and the keys that are gone.
+    fn replace(&mut self, now: impl Iterator<Item = (K, V)>) -> (Vec<V>, Vec<K>) {
+        let now: BTreeMap<K, V> = now.collect();
+        let changed =
+            now.iter().filter(|(key, value)| self.0.get(key) != Some(value)).map(|(_, v)| v.clone());
+        let changed = changed.collect();
+        let gone = self.0.keys().filter(|key| !now.contains_key(key)).copied().collect();
+        self.0 = now;
+        (changed, gone)
+    }
+}
+
+/// An account's newest sessions and jobs.
+#[derive(Debug)]
+pub(crate) struct AccountWatch {
+    account: Address,
+    started: bool,
+    sessions: Seen<SessionId, SessionInfo>,
+    jobs: Seen<JobId, JobInfo>,
+}
+
+impl AccountWatch {
+    pub(crate) fn new(account: Address) -> Self {
+        Self { account, started: false, sessions: Seen::default(), jobs: Seen::default() }
+    }
+}
+
+impl Watched for AccountWatch {
+    type Change = AccountChange;
+
+    fn changes(&mut self, directory: &dyn Directory, head: BlockId) -> Option<AccountChange> {
+        let sessions = directory.sessions_of(self.account, None, ACCOUNT_SESSIONS);
+        let jobs = directory.jobs_of(self.account, None, ACCOUNT_JOBS);
+        let (sessions, gone_sessions) = self.sessions.replace(sessions.into_iter().map(|s| (s.id, s)));
+        let (jobs, gone_jobs) = self.jobs.replace(jobs.into_iter().map(|j| (j.id, j)));
+        let nothing =
+            sessions.is_empty() && jobs.is_empty() && gone_sessions.is_empty() && gone_jobs.is_empty();
+        let first = !std::mem::replace(&mut self.started, true);
+        (first || !nothing).then_some(AccountChange { head, sessions, jobs, gone_sessions, gone_jobs })
+    }
+}
+
+/// A worker's open jobs.
+#[derive(Debug)]
+pub(crate) struct WorkWatch {
+    worker: Address,
+    started: bool,
+    jobs: Seen<JobId, JobInfo>,
+}
+
+impl WorkWatch {
+    pub(crate) fn new(worker: Address) -> Self {
+        Self { worker, started: false, jobs: Seen::default() }
+    }
+}
+
+impl Watched for WorkWatch {
+    type Change = WorkChange;
+
+    fn changes(&mut self, directory: &dyn Directory, head: BlockId) -> Option<WorkChange> {
+        let open = directory.open_jobs_of(self.worker, WORK_JOBS);
+        let (jobs, closed) = self.jobs.replace(open.into_iter().map(|job| (job.id, job)));
+        let first = !std::mem::replace(&mut self.started, true);
+        (first || !jobs.is_empty() || !closed.is_empty()).then_some(WorkChange { head, jobs, closed })
+    }
+}
+
+/// Parameters, models, workers.
+#[derive(Debug, Default)]
+pub(crate) struct NetworkWatch {
+    started: bool,
+    params: Option<ChainParams>,
+    models: Seen<ModelId, ModelInfo>,
+    workers: Seen<Address, WorkerInfo>,
+}
+
+impl Watched for NetworkWatch {
+    type Change = NetworkChange;
+
+    fn changes(&mut self, directory: &dyn Directory, head: BlockId) -> Option<NetworkChange> {
+        let params = directory.params();
+        let new_params = if params == self.params { None } else { params.clone() };
+        self.params = params;
+        let (models, gone_models) = self.models.replace(directory.models().into_iter().map(|m| (m.id, m)));
+        // Every worker sends a heartbeat every few seconds: that alone is no news.
+        let quiet = |worker: WorkerInfo| (worker.address, WorkerInfo { last_heartbeat: None, ..worker });
+        let (workers, gone_workers) = self.workers.replace(directory.workers().into_iter().map(quiet));
+        let nothing = new_params.is_none()
+            && models.is_empty()
+            && workers.is_empty()
+            && gone_models.is_empty()
+            && gone_workers.is_empty();
+        let first = !std::mem::replace(&mut self.started, true);
+        let change = NetworkChange { head, params: new_params, models, workers, gone_models, gone_workers };
+        (first || !nothing).then_some(change)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_differences_are_told() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.replace([(1, "a"), (2, "b")].into_iter()), (vec!["a", "b"], vec![]));
+        assert_eq!(seen.replace([(1, "a"), (2, "b")].into_iter()), (vec![], vec![]));
+        assert_eq!(seen.replace([(2, "c"), (3, "d")].into_iter()), (vec!["c", "d"], vec![1]));
+    }
+}
