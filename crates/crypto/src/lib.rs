@@ -1,8 +1,9 @@
-//! Session-key wrap, sealing, response digest and signature, chunk macs, keystores.
+//! Session-key wrap, sealing, response digest and signature, chunk macs, answer tags, keystores.
 //!
 //! Nothing here logs, and no error or `Debug` carries a key or a plaintext. Secrets are zeroized when dropped.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod answer_tag;
 pub mod chunk_mac;
 pub mod encryption_key;
 pub mod keystore;
@@ -11,6 +12,7 @@ pub mod seal;
 pub mod signature;
 pub mod wrap;
 
+pub use answer_tag::answer_tag;
 pub use chunk_mac::{ChunkMacChain, ChunkMacError};
 pub use encryption_key::{EncryptionKeyError, EncryptionPublicKey, EncryptionSecret};
 pub use keystore::{KdfCost, KeystoreError};

@@ -134,4 +134,14 @@ pub trait Backend: Send + Sync + 'static {
         request: GenerateRequest,
         deltas: mpsc::Sender<Delta>,
     ) -> Result<Generation, InferenceError>;
+
+    /// What computes, with its version: two answers of one model can differ where this differs.
+    fn engine(&self) -> String {
+        "unknown".to_owned()
+    }
+
+    /// The model's token ids of a text, where the backend can tell; `None` where it cannot, or lacks the model.
+    fn tokens(&self, _model: &str, _text: &str) -> Option<Vec<u32>> {
+        None
+    }
 }

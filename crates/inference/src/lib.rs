@@ -6,7 +6,9 @@
 
 mod backend;
 mod embedded;
+mod embedder;
 mod error;
+mod isa;
 mod ollama;
 
 pub use backend::{
@@ -14,5 +16,7 @@ pub use backend::{
     ModelDescription,
 };
 pub use embedded::{EmbeddedBackend, EmbeddedModel};
+pub use embedder::{Embedder, EmbedderDescription, MiniLm, OllamaEmbedder, cosine};
 pub use error::InferenceError;
+pub use isa::isa_class;
 pub use ollama::{OllamaBackend, OllamaConfig};

@@ -161,6 +161,10 @@ impl OllamaBackend {
 
 #[async_trait]
 impl Backend for OllamaBackend {
+    fn engine(&self) -> String {
+        "ollama".to_owned()
+    }
+
     async fn models(&self) -> Result<Vec<ModelDescription>, InferenceError> {
         let names: BTreeMap<String, &String> =
             self.config.tags.keys().map(|name| (self.tag(name), name)).collect();

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use lcai_inference::{
-    Backend, FinishReason, GenerateOptions, GenerateRequest, Generation, InferenceError, OllamaBackend,
-    OllamaConfig,
+    Backend, Embedder, FinishReason, GenerateOptions, GenerateRequest, Generation, InferenceError,
+    OllamaBackend, OllamaConfig, OllamaEmbedder,
 };
 use lcai_primitives::prompt::{ChatInput, Message, Role};
 use std::{collections::BTreeMap, time::Duration};
@@ -13,6 +13,7 @@ use tokio::{
     net::TcpListener,
     sync::mpsc,
 };
+use zeroize::Zeroizing;
 
 const TAGS: &str = include_str!("fixtures/tags.json");
 const GENERATE: &str = include_str!("fixtures/generate.ndjson");
@@ -240,4 +241,40 @@ async fn the_check_at_start_finds_missing_models_and_other_weights() {
         c.digests.insert("llama3-8b".into(), "00".repeat(32));
     };
     assert!(matches!(check(&other, "llama3-8b").await, Err(InferenceError::DigestMismatch { .. })));
+}
+
+const EMBED: &str = include_str!("fixtures/embed.json");
+
+fn texts() -> Vec<Zeroizing<String>> {
+    ["one text", "another"].iter().map(|text| Zeroizing::new((*text).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn embeddings_are_asked_for_whole_and_come_back_at_length_one() {
+    let (url, request) = serve(Answer::Whole(200, EMBED.to_owned())).await;
+    let embedder = OllamaEmbedder::new(config(url), "all-minilm:latest").unwrap();
+    assert_eq!(embedder.embed(texts()).await.unwrap(), [vec![0.6, 0.8], vec![0.0, -1.0]]);
+    let (line, body) = request.await.unwrap();
+    assert_eq!(line, "POST /api/embed HTTP/1.1");
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let expected = serde_json::json!({
+        "model": "all-minilm:latest", "input": ["one text", "another"], "truncate": false,
+    });
+    assert_eq!(body, expected);
+}
+
+#[tokio::test]
+async fn embeddings_that_are_missing_or_none_are_refused() {
+    let one = r#"{"embeddings":[[1.0,0.0]]}"#;
+    let nowhere = r#"{"embeddings":[[1.0,0.0],[0.0,0.0]]}"#;
+    for body in [one, nowhere, "{}"] {
+        let (url, _request) = serve(Answer::Whole(200, body.to_owned())).await;
+        let embedder = OllamaEmbedder::new(config(url), "all-minilm:latest").unwrap();
+        let error = embedder.embed(texts()).await.unwrap_err();
+        assert!(matches!(error, InferenceError::Malformed { path: "/api/embed", .. }), "{error}");
+    }
+    let (url, _request) = serve(Answer::Whole(404, String::new())).await;
+    let embedder = OllamaEmbedder::new(config(url), "all-minilm:latest").unwrap();
+    let missing = InferenceError::ModelMissing("all-minilm:latest".to_owned());
+    assert_eq!(embedder.embed(texts()).await, Err(missing));
 }

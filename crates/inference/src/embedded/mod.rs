@@ -27,6 +27,9 @@ use tokenizer::{Tokenizer, Utf8Stream};
 use tokio::sync::{Semaphore, mpsc};
 use zeroize::Zeroizing;
 
+/// candle's version, a part of the engine's name; a test compares it with the lock file.
+const CANDLE: &str = "0.11.1";
+
 /// A model file to serve.
 #[derive(Debug, Clone)]
 pub struct EmbeddedModel {
@@ -201,7 +204,7 @@ impl Run {
     }
 }
 
-fn digest_of(path: &Path) -> std::io::Result<String> {
+pub(crate) fn digest_of(path: &Path) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
     std::io::copy(&mut BufReader::new(fs::File::open(path)?), &mut hasher)?;
     Ok(hex::encode(hasher.finalize()))
@@ -218,6 +221,14 @@ impl Drop for StopOnDrop {
 
 #[async_trait]
 impl Backend for EmbeddedBackend {
+    fn engine(&self) -> String {
+        format!("candle {CANDLE}")
+    }
+
+    fn tokens(&self, model: &str, text: &str) -> Option<Vec<u32>> {
+        self.models.get(model).map(|model| model.tokenizer.encode(text))
+    }
+
     async fn models(&self) -> Result<Vec<ModelDescription>, InferenceError> {
         Ok(self
             .models
@@ -257,5 +268,16 @@ impl Backend for EmbeddedBackend {
         })?;
         drop(guard);
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CANDLE;
+
+    #[test]
+    fn the_engine_names_the_version_in_use() {
+        let lock = include_str!("../../../../Cargo.lock");
+        assert!(lock.contains(&format!("name = \"candle-core\"\nversion = \"{CANDLE}\"\n")));
     }
 }

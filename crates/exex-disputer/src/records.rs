@@ -1,0 +1,138 @@
+//! What the disputer remembers of sessions, jobs and workers, and what its effects are told.
+
+use alloy_primitives::{Address, B256, Bytes};
+use lcai_host::BlockRef;
+use lcai_primitives::{
+    JobState,
+    ids::{JobId, ModelId, SessionId, Subject},
+};
+use serde::{Deserialize, Serialize};
+
+/// A session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRow {
+    /// Its owner.
+    pub user: Address,
+    /// The model it asks.
+    pub model: ModelId,
+    /// The session keys wrapped for the disputer, newest first; empty when nothing was escrowed.
+    pub escrow: Vec<Bytes>,
+    /// Its jobs, oldest first.
+    pub jobs: Vec<JobId>,
+    /// Block time of its creation or newest job, unix seconds.
+    pub last_activity: u64,
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRow {
+    /// What it is, on this fork.
+    pub subject: Subject,
+    /// Who answers it.
+    pub worker: Address,
+    /// Its state.
+    pub state: JobState,
+    /// The block that submitted it.
+    pub submitted_in: BlockRef,
+    /// Its answer, once it has one.
+    pub answer: Option<AnswerRow>,
+    /// The dispute over it, once there is one.
+    pub dispute: Option<DisputeRow>,
+}
+
+/// A job's answer, as committed on chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerRow {
+    /// Block of the completion.
+    pub block: u64,
+    /// Versioned hash of the response blob.
+    pub blob_hash: B256,
+    /// keccak256 of the sealed answer.
+    pub ciphertext_hash: B256,
+}
+
+/// A dispute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DisputeRow {
+    /// Who filed it.
+    pub filer: Address,
+    /// The block that holds it.
+    pub created_in: BlockRef,
+    /// Unix seconds of block time after which it defaults.
+    pub deadline: u64,
+    /// What an answer must score, basis points.
+    pub threshold_bps: u16,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+}
+
+/// How a dispute ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// The worker lost, with this score in basis points.
+    Guilty(u64),
+    /// The worker won, with this score in basis points.
+    NotGuilty(u64),
+    /// There was no verdict in time.
+    Defaulted,
+}
+
+/// What became of a worker's answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerRecord {
+    /// Jobs completed.
+    pub completed: u64,
+    /// Disputes filed.
+    pub disputed: u64,
+    /// Verdicts against it, proofs of a second answer included.
+    pub convicted: u64,
+    /// Verdicts for it.
+    pub acquitted: u64,
+    /// Disputes without a verdict.
+    pub defaulted: u64,
+}
+
+/// An earlier or neighbouring job of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PriorRef {
+    /// Its id.
+    pub job_id: JobId,
+    /// Block of its submission.
+    pub submit_block: u64,
+    /// Versioned hash of its prompt blob.
+    pub prompt_blob_hash: B256,
+    /// Versioned hash of its response blob and the block that committed it, where it has an answer.
+    pub response: Option<(B256, u64)>,
+}
+
+/// Everything there is to know of a disputed job without opening a blob: the payload of the disputer's effects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Case {
+    /// The job.
+    pub subject: Subject,
+    /// The model it asks.
+    pub model: ModelId,
+    /// Whether its user filed the dispute, and not the disputer.
+    pub by_user: bool,
+    /// The session keys wrapped for the disputer, newest first.
+    pub escrow: Vec<Bytes>,
+    /// Block of the submission; the history rule counts from it.
+    pub submit_block: u64,
+    /// The answer.
+    pub answer: AnswerRow,
+    /// Other jobs of the session that can be part of its history.
+    pub prior: Vec<PriorRef>,
+    /// What the answer must score, basis points.
+    pub threshold_bps: u16,
+    /// Unix seconds after which a verdict is too late.
+    pub deadline: u64,
+}
+
+impl Case {
+    /// The session.
+    pub const fn session(&self) -> SessionId {
+        self.subject.session_id
+    }
+}
