@@ -85,6 +85,15 @@ pub fn read_prompt(argument: Option<&str>) -> eyre::Result<String> {
     Ok(prompt)
 }
 
+/// Answers are streamed, so the node is reached over WebSocket.
+fn check_scheme(rpc: &str) -> Result<(), UsageError> {
+    if ["ws://", "wss://"].iter().any(|scheme| rpc.starts_with(scheme)) {
+        return Ok(());
+    }
+    let address = rpc.split_once("://").map_or(rpc, |(_, address)| address);
+    Err(UsageError(format!("--rpc {rpc}: the node is asked over WebSocket, e.g. ws://{address} (or wss://)")))
+}
+
 fn default_sessions() -> eyre::Result<PathBuf> {
     let data = std::env::var_os("XDG_DATA_HOME")
         .map(PathBuf::from)
@@ -116,6 +125,7 @@ impl Asking<'_> {
             let (size, limit) = (prompt.len(), lcai_client::MAX_PROMPT_BYTES);
             return Err(ClientError::PromptTooLarge { size, limit }.into());
         }
+        check_scheme(&self.args.rpc)?;
         let node =
             self.progress.step("connected", Connection::open(&self.args.rpc, self.args.chain_id)).await?;
         let genesis = genesis_hash(&node).await?;
@@ -159,8 +169,12 @@ impl Asking<'_> {
         let Some(session) = self.store.load(chain, genesis, registry, user.signer(), model)? else {
             return Ok(None);
         };
-        if user.is_usable(&session).await? {
-            return Ok(Some(session));
+        if let Some(now) = user.revive(&session).await? {
+            if now.worker != session.worker {
+                self.progress.note(&format!("           session {} went to worker {}", now.id, now.worker));
+                self.store.save(chain, genesis, registry, user.signer(), &now)?;
+            }
+            return Ok(Some(now));
         }
         self.store.remove(chain, registry, user.account(), model)?;
         Ok(None)

@@ -8,6 +8,7 @@
 
 mod connection;
 mod error;
+mod hand_over;
 mod job;
 mod session;
 mod stream;

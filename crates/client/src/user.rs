@@ -289,7 +289,7 @@ pub(crate) fn first_topic(receipt: &TransactionReceipt, signature: B256) -> Opti
         .map(|topic| U256::from_be_bytes(topic.0))
 }
 
-fn wrap_for(key: &SessionKey, public: &[u8]) -> Result<Bytes, ClientError> {
+pub(crate) fn wrap_for(key: &SessionKey, public: &[u8]) -> Result<Bytes, ClientError> {
     let public = EncryptionPublicKey::from_sec1(public).map_err(|e| ClientError::Malformed {
         method: "lcai_requestSession",
         reason: format!("an encryption key in the offer is unusable: {e}"),
