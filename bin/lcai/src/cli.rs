@@ -1,6 +1,6 @@
 //! Commands and flags.
 
-use crate::{ask::AskArgs, exit::EXIT_CODES, keys::KeysCommand, worker::WorkerCommand};
+use crate::{ask::AskArgs, exit::EXIT_CODES, keys::KeysCommand, verify_draw::VerifyDrawArgs, worker::WorkerCommand};
 use clap::{Parser, Subcommand};
 
 /// LightChain AI from the command line: ask models on chain, run a worker, start a devnet.
@@ -26,6 +26,8 @@ pub enum Command {
     /// Run a worker beside a node
     #[command(subcommand)]
     Worker(Box<WorkerCommand>),
+    /// Repeat the draw that gave a session its worker, and say why others were no candidates
+    VerifyDraw(VerifyDrawArgs),
     /// Make and inspect keystores
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -39,6 +41,7 @@ impl Cli {
             Command::Devnet(args) => crate::devnet::run(*args).await,
             Command::Ask(args) => crate::ask::run(*args).await,
             Command::Worker(command) => crate::worker::run(*command).await,
+            Command::VerifyDraw(args) => crate::verify_draw::run(args).await,
             Command::Keys(command) => crate::keys::run(command).await,
         }
     }

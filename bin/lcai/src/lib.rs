@@ -10,6 +10,7 @@ pub mod exit;
 pub mod keys;
 pub mod logging;
 pub mod progress;
+pub mod verify_draw;
 pub mod worker;
 
 /// A runtime whose threads have stacks deep enough for blob transactions in debug builds.

@@ -1,10 +1,14 @@
 //! A node: the extensions over a host, and the `lcai_*` module that serves them. Every host uses this one assembly.
 
+mod disputer;
 mod drill;
 mod start_check;
 
+pub use disputer::{DisputerHandle, DisputerRole};
+
 use alloy_primitives::{B256, Bytes};
 use alloy_signer_local::PrivateKeySigner;
+use disputer::Surroundings;
 use jsonrpsee::RpcModule;
 use lcai_blob::{BlobKeeper, BlobKeeperHandler, BlobSource, BlobStore, HostBlobs};
 use lcai_exex_dispatch::{
@@ -79,6 +83,7 @@ pub struct Node {
     supervisor: Supervisor,
     relay: Arc<Relay>,
     dispatch: ExtensionHandle<DispatchCore>,
+    disputer: Option<DisputerHandle>,
     module: RpcModule<()>,
     operator: RpcModule<()>,
     feed: watch::Receiver<FeedState>,
@@ -91,9 +96,20 @@ impl Node {
         client: Arc<dyn HostClient>,
         notifier: Box<dyn HostNotifier>,
     ) -> eyre::Result<Self> {
+        Self::start_with(config, client, notifier, None).await
+    }
+
+    /// As [`Self::start`], with the disputer in the same node.
+    pub async fn start_with(
+        config: NodeConfig,
+        client: Arc<dyn HostClient>,
+        notifier: Box<dyn HostNotifier>,
+        disputer: Option<DisputerRole>,
+    ) -> eyre::Result<Self> {
         std::fs::create_dir_all(&config.data_dir)?;
         let journal = Journal::open(config.data_dir.join("journal.redb"), config.journal_identity())?;
-        start_check::refuse_forgotten_acts(&config, &journal, &*client).await?;
+        let others = disputer.as_ref().map(DisputerRole::accounts).unwrap_or_default();
+        start_check::refuse_forgotten_acts(&config, &journal, &*client, &others).await?;
         let supervisor = Supervisor::default();
         let feed = start_feed(&supervisor, &journal, client.clone(), notifier)?;
 
@@ -127,6 +143,13 @@ impl Node {
             "blobs",
         )?;
 
+        let disputer = disputer
+            .map(|role| {
+                let (journal, client, blobs) = (&journal, client.clone(), blobs.clone());
+                let (config, supervisor, feed) = (&config, &supervisor, &feed);
+                disputer::start(role, Surroundings { config, supervisor, journal, feed, client, blobs })
+            })
+            .transpose()?;
         let service = Arc::new(DispatchService::new(
             DispatchServiceConfig {
                 deployment: config.deployment,
@@ -138,9 +161,13 @@ impl Node {
             journal.records("dispatch"),
         ));
         let parts = Parts { journal, client, service, blobs, feed: feed.clone() };
-        let extensions: Vec<Arc<dyn ExtensionStatus>> = vec![Arc::new(dispatch.clone()), Arc::new(keeper)];
+        let mut extensions: Vec<Arc<dyn ExtensionStatus>> =
+            vec![Arc::new(dispatch.clone()), Arc::new(keeper)];
+        if let Some(disputer) = &disputer {
+            extensions.push(Arc::new(disputer.core.clone()));
+        }
         let Rpc { relay, module, operator } = start_rpc(&config, &supervisor, parts, extensions)?;
-        Ok(Self { supervisor, relay, dispatch, module, operator, feed })
+        Ok(Self { supervisor, relay, dispatch, disputer, module, operator, feed })
     }
 
     /// The `lcai_*` methods, to be merged into a server.
@@ -166,6 +193,11 @@ impl Node {
     /// The directory.
     pub const fn dispatch(&self) -> &ExtensionHandle<DispatchCore> {
         &self.dispatch
+    }
+
+    /// The disputer, where this node is one.
+    pub const fn disputer(&self) -> Option<&DisputerHandle> {
+        self.disputer.as_ref()
     }
 
     /// Stops every task; what was accepted is durable when this returns.

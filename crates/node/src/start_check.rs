@@ -2,11 +2,13 @@
 //! would be forgotten, and the rules that keep them from acting twice live in the journal.
 
 use crate::NodeConfig;
-use alloy_primitives::U256;
+use alloy_primitives::{Address, U256};
 use alloy_sol_types::SolCall;
 use lcai_host::{Call, HostClient, Journal};
 use lcai_primitives::contracts::{AIConfig, JobRegistry};
 
+/// `others` are accounts with a role that the configuration does not name.
+///
 /// # Errors
 /// When the journal is empty and the chain has sessions that the dispatcher's key may have signed, or a key of this node
 /// has sent transactions.
@@ -14,6 +16,7 @@ pub(crate) async fn refuse_forgotten_acts(
     config: &NodeConfig,
     journal: &Journal,
     client: &dyn HostClient,
+    others: &[(&str, Address)],
 ) -> eyre::Result<()> {
     if config.accept_empty_journal || journal.feed_tip()?.is_some() {
         return Ok(());
@@ -32,8 +35,9 @@ pub(crate) async fn refuse_forgotten_acts(
             );
         }
     }
-    for (role, key) in [("keeper", &config.keeper), ("blob", &config.blob_key)] {
-        let Some(address) = key.as_ref().map(|key| key.address()) else { continue };
+    let own = [("keeper", &config.keeper), ("blob", &config.blob_key)];
+    let own = own.into_iter().filter_map(|(role, key)| Some((role, key.as_ref()?.address())));
+    for (role, address) in own.chain(others.iter().copied()) {
         let sent = client.nonce(address, false).await?;
         if sent > 0 {
             eyre::bail!(
@@ -45,11 +49,7 @@ pub(crate) async fn refuse_forgotten_acts(
     Ok(())
 }
 
-async fn read<C: SolCall>(
-    client: &dyn HostClient,
-    to: alloy_primitives::Address,
-    call: C,
-) -> eyre::Result<C::Return> {
+async fn read<C: SolCall>(client: &dyn HostClient, to: Address, call: C) -> eyre::Result<C::Return> {
     let output = client.call(Call { to, input: call.abi_encode().into() }, None).await?;
     Ok(C::abi_decode_returns(&output)?)
 }

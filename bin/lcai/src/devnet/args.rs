@@ -1,15 +1,19 @@
 //! `lcai devnet`'s flags, and what it prints.
 
-use super::{Devnet, DevnetConfig};
+use super::{Devnet, DevnetConfig, Fleet, FleetConfig};
 use crate::{
     ask::{AskArgs, Asking, DEFAULT_MODEL, read_prompt},
-    keys::AccountKey,
+    keys::{AccountKey, dev_account},
     progress::Progress,
 };
 use clap::Args;
-use lcai_client::SessionStore;
+use lcai_client::{Connection, SessionStore};
 use lcai_genesis::dev::USER_BALANCE;
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Flags of `lcai devnet`.
 #[derive(Debug, Clone, Args)]
@@ -20,6 +24,9 @@ pub struct DevnetArgs {
     /// Where `eth_*` and `lcai_*` are served, over HTTP and WebSocket [default: 127.0.0.1:8545, or any port with --ask]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
+    /// Bring workers to this development node (ws://, e.g. of `lcai-reth node --dev --ws`) instead of starting one
+    #[arg(long, value_name = "URL", conflicts_with_all = ["listen", "block_time", "on_demand", "prague"])]
+    pub node: Option<String>,
     /// Milliseconds between blocks
     #[arg(long, default_value_t = 1000, value_name = "MS")]
     pub block_time: u64,
@@ -41,10 +48,13 @@ pub struct DevnetArgs {
 pub async fn run(args: DevnetArgs) -> eyre::Result<()> {
     let prompt = args.ask.as_deref().map(|text| read_prompt(Some(text))).transpose()?;
     let progress = Progress::new(false);
+    if let Some(node) = &args.node {
+        return attach(&args, node, prompt.as_deref(), progress).await;
+    }
     let devnet = Devnet::start(config(&args), &progress).await?;
     match prompt {
         Some(prompt) => {
-            let answered = ask(&devnet, progress, &prompt).await;
+            let answered = ask(devnet.url(), devnet.data_dir(), progress, &prompt).await;
             devnet.stop().await;
             answered
         }
@@ -71,13 +81,41 @@ fn config(args: &DevnetArgs) -> DevnetConfig {
     }
 }
 
-async fn ask(devnet: &Devnet, progress: Progress, prompt: &str) -> eyre::Result<()> {
-    let signer = devnet.user(0)?.clone();
+/// Workers for a node that runs elsewhere.
+async fn attach(args: &DevnetArgs, node: &str, prompt: Option<&str>, progress: Progress) -> eyre::Result<()> {
+    let temporary = tempfile::Builder::new().prefix("lcai-workers-").tempdir()?;
+    let data_dir = args.data_dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let connection = Connection::open(node, None).await?;
+    let fleet = FleetConfig {
+        node: node.to_owned(),
+        deployment: connection.network().deployment,
+        data_dir: data_dir.clone(),
+        workers: args.workers,
+        models: Vec::new(),
+    };
+    let fleet = Fleet::start(&fleet, &connection, &progress).await?;
+    let answered = match prompt {
+        Some(prompt) => ask(node, &data_dir, progress, prompt).await,
+        None => {
+            for worker in fleet.addresses() {
+                progress.note(&format!("worker {worker}"));
+            }
+            progress.note(&format!("\nAsk:  lcai ask --rpc {node} \"What is the capital of France?\""));
+            progress.note("Ctrl-C stops the workers.");
+            tokio::signal::ctrl_c().await.map_err(Into::into)
+        }
+    };
+    fleet.stop().await;
+    answered
+}
+
+async fn ask(url: &str, data_dir: &Path, progress: Progress, prompt: &str) -> eyre::Result<()> {
+    let signer = dev_account(0)?;
     let args = AskArgs {
         prompt: None,
-        rpc: devnet.url().to_owned(),
+        rpc: url.to_owned(),
         model: DEFAULT_MODEL.to_owned(),
-        chain_id: Some(devnet.deployment().chain_id),
+        chain_id: None,
         key: AccountKey::default(),
         new_session: true,
         sessions: None,
@@ -85,8 +123,7 @@ async fn ask(devnet: &Devnet, progress: Progress, prompt: &str) -> eyre::Result<
         quiet: false,
     };
     progress.note(&format!("\nasking: {prompt}\n"));
-    let asking =
-        Asking { args: &args, store: SessionStore::new(devnet.data_dir().join("sessions")), progress };
+    let asking = Asking { args: &args, store: SessionStore::new(data_dir.join("sessions")), progress };
     asking.run(signer, prompt.as_bytes()).await
 }
 

@@ -1,23 +1,21 @@
 //! Starting and stopping a devnet.
 
+use super::fleet::{Fleet, FleetConfig, GOOD_MODEL, WorkerModel, backend, encryption_key};
 use crate::{ask::DEFAULT_MODEL, exit::UsageError, progress::Progress};
 use alloy_primitives::{Address, B256, Bytes};
 use alloy_signer_local::PrivateKeySigner;
 use jsonrpsee::RpcModule;
-use lcai_crypto::EncryptionSecret;
+use lcai_client::Connection;
 use lcai_embedded_chain::{ChainConfig, EmbeddedChain, Mining};
 use lcai_exex_dispatch::DispatchPlan;
 use lcai_genesis::{
     Fork, GenesisSpec, ProtocolParams,
     dev::{self, DevAccounts, Role},
 };
-use lcai_host::HostClient;
 use lcai_host_rpc::{NotifierConfig, RpcClient, RpcNotifier};
-use lcai_inference::{Backend, EmbeddedBackend, EmbeddedModel};
-use lcai_node::{Node, NodeConfig};
+use lcai_node::{DisputerRole, Node, NodeConfig};
 use lcai_primitives::contracts::Deployment;
 use lcai_rpc::{Rate, RpcHandle, ServerLimits, serve};
-use lcai_sidecar::{Worker, WorkerConfig, WorkerHandle, WorkerKeys, register_worker};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -26,20 +24,8 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// The model we made (devnet/model), in the program so that it runs from anywhere.
-const GOOD_MODEL: &[u8] = include_bytes!("../../../../devnet/model/lcai-tiny.gguf");
-
-/// The worse one; it plays the worker that cheats.
-const WORSE_MODEL: &[u8] = include_bytes!("../../../../devnet/model/lcai-tiny-worse.gguf");
-
-/// Which file a worker really runs, whatever it says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WorkerModel {
-    /// The model it is paid for.
-    Good,
-    /// A worse one under the good one's name.
-    Worse,
-}
+/// Blocks that a reorg of the embedded chain may go back: the distance of its finalized head.
+const REORG_DEPTH: u64 = 8;
 
 /// A devnet's settings.
 #[derive(Debug, Clone)]
@@ -90,7 +76,7 @@ pub struct Devnet {
     /// `eth_*` alone, for the node itself.
     client: RpcHandle,
     server: RpcHandle,
-    workers: Vec<WorkerHandle>,
+    workers: Option<Fleet>,
     url: String,
     data_dir: PathBuf,
     _removed_at_the_end: Option<TempDir>,
@@ -107,7 +93,7 @@ impl Devnet {
     pub async fn start(config: DevnetConfig, progress: &Progress) -> eyre::Result<Self> {
         let (data_dir, temporary) = data_dir(config.data_dir.as_deref())?;
         let accounts = DevAccounts::derive(config.workers)?;
-        let disputer_key = EncryptionSecret::random().public().to_sec1();
+        let disputer = disputer(&data_dir.join("disputer")).await?;
 
         let spec = genesis_spec(&config, &accounts)?;
         let built = progress.step("genesis built: constructors and initialisers run", build(spec)).await?;
@@ -135,11 +121,11 @@ impl Devnet {
             dispatcher: Some(Role::Dispatcher.signer()?),
             keeper: Some(Role::Keeper.signer()?),
             blob_key: Some(Role::NodeBlob.signer()?),
-            disputer_encryption_key: Bytes::copy_from_slice(&disputer_key),
+            disputer_encryption_key: Bytes::copy_from_slice(&disputer.escrow.public().to_sec1()),
             osaka_time: (!config.prague).then_some(0),
             accept_empty_journal: false,
         };
-        let node = progress.step("node started", start_node(node_config, &chain, client)).await?;
+        let node = progress.step("node started", start_node(node_config, &chain, client, disputer)).await?;
         let mut module = RpcModule::new(());
         module.merge(chain.rpc_module()?)?;
         module.merge(node.module())?;
@@ -154,7 +140,7 @@ impl Devnet {
             node,
             client: eth,
             server,
-            workers: Vec::new(),
+            workers: None,
             url,
             data_dir,
             _removed_at_the_end: temporary,
@@ -164,51 +150,16 @@ impl Devnet {
     }
 
     async fn start_workers(&mut self, progress: &Progress) -> eyre::Result<()> {
-        let client = Arc::new(RpcClient::connect(&self.url, Some(self.deployment.chain_id)).await?);
-        let starting = (0..self.config.workers).map(|n| self.start_worker(n, client.clone()));
-        let started = futures::future::try_join_all(starting);
-        self.workers = progress.step("workers registered, staked and attached", started).await?;
-        progress.step("workers healthy", self.wait_for_slots()).await
-    }
-
-    /// Registers (where needed) and starts the n-th worker.
-    pub async fn start_worker(&self, n: u32, client: Arc<dyn HostClient>) -> eyre::Result<WorkerHandle> {
-        let directory = self.data_dir.join(format!("worker-{n}"));
-        std::fs::create_dir_all(&directory)?;
-        let keys = WorkerKeys {
-            account: Role::Worker(n).signer()?,
-            blob: Role::WorkerBlob(n).signer()?,
-            encryption: encryption_key(&directory)?,
+        let connection = Connection::open(&self.url, Some(self.deployment.chain_id)).await?;
+        let fleet = FleetConfig {
+            node: self.config.worker_url.clone().unwrap_or_else(|| self.url.clone()),
+            deployment: self.deployment,
+            data_dir: self.data_dir.clone(),
+            workers: self.config.workers,
+            models: self.config.worker_models.clone(),
         };
-        let public = keys.encryption.public().to_sec1();
-        let models = vec![DEFAULT_MODEL.to_owned()];
-        register_worker(client, &self.deployment, &keys.account, &public, None, &models).await?;
-        let runs = self.config.worker_models.get(n as usize).copied().unwrap_or(WorkerModel::Good);
-        let file = directory.join("model.gguf");
-        std::fs::write(&file, if runs == WorkerModel::Good { GOOD_MODEL } else { WORSE_MODEL })?;
-        let model = EmbeddedModel { name: DEFAULT_MODEL.to_owned(), path: file, digest: None };
-        let backend: Arc<dyn Backend> =
-            Arc::new(blocking(move || Ok(EmbeddedBackend::load(&[model], 1)?)).await?);
-        let url = self.config.worker_url.clone().unwrap_or_else(|| self.url.clone());
-        let config = WorkerConfig::new(url, keys, backend, models, directory);
-        Ok(Worker::start(config).await?)
-    }
-
-    /// Waits until the directory has a free slot for every worker.
-    async fn wait_for_slots(&self) -> eyre::Result<()> {
-        for _ in 0..600 {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-            let ready = self.node.dispatch().read(|core| {
-                core.workers()
-                    .filter(|(address, _)| core.free_slots(address, now).is_some_and(|s| s > 0))
-                    .count()
-            });
-            if ready >= self.workers.len() {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        eyre::bail!("the workers sent no heartbeat within a minute")
+        self.workers = Some(Fleet::start(&fleet, &connection, progress).await?);
+        Ok(())
     }
 
     /// Where `eth_*` and `lcai_*` are, over WebSocket.
@@ -243,7 +194,7 @@ impl Devnet {
 
     /// The workers' addresses.
     pub fn workers(&self) -> Vec<Address> {
-        self.workers.iter().map(WorkerHandle::address).collect()
+        self.workers.as_ref().map(Fleet::addresses).unwrap_or_default()
     }
 
     /// Where journals are kept.
@@ -258,8 +209,8 @@ impl Devnet {
 
     /// Stops workers, node and chain, in this order.
     pub async fn stop(self) {
-        for worker in self.workers {
-            worker.shutdown().await;
+        if let Some(workers) = self.workers {
+            workers.stop().await;
         }
         self.server.stop();
         self.node.stop().await;
@@ -307,7 +258,26 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await?
 }
 
-async fn start_node(config: NodeConfig, chain: &EmbeddedChain, client: Arc<RpcClient>) -> eyre::Result<Node> {
+/// A devnet's node holds dispatcher and disputer both.
+async fn disputer(directory: &Path) -> eyre::Result<DisputerRole> {
+    std::fs::create_dir_all(directory)?;
+    Ok(DisputerRole {
+        account: Role::Disputer.signer()?,
+        blob_key: Role::DisputerBlob.signer()?,
+        escrow: encryption_key(directory)?,
+        backend: backend(directory, GOOD_MODEL).await?,
+        embedder: None,
+        reorg_depth: REORG_DEPTH,
+        parallel: 1,
+    })
+}
+
+async fn start_node(
+    config: NodeConfig,
+    chain: &EmbeddedChain,
+    client: Arc<RpcClient>,
+    disputer: DisputerRole,
+) -> eyre::Result<Node> {
     let archive = chain.clone();
     let lookup =
         Arc::new(move |hash: B256| archive.blob(hash).map(|blob| Bytes::copy_from_slice(blob.as_slice())));
@@ -317,7 +287,7 @@ async fn start_node(config: NodeConfig, chain: &EmbeddedChain, client: Arc<RpcCl
     let client = Arc::new(url_client);
     let watched = DispatchPlan::watched(&config.deployment);
     let notifier = RpcNotifier::new(client.clone(), Arc::new(config.plan()), NotifierConfig::new(watched));
-    Node::start(config, client, Box::new(notifier)).await
+    Node::start_with(config, client, Box::new(notifier), Some(disputer)).await
 }
 
 async fn chain_genesis(chain: &EmbeddedChain) -> eyre::Result<B256> {
@@ -327,16 +297,4 @@ async fn chain_genesis(chain: &EmbeddedChain) -> eyre::Result<B256> {
         .map_err(|e| eyre::eyre!("the chain has no genesis block: {e}"))?;
     let hash = block.get("hash").and_then(|hash| hash.as_str()).and_then(|hash| hash.parse().ok());
     hash.ok_or_else(|| eyre::eyre!("the genesis block has no hash"))
-}
-
-/// A devnet worker's P-256 key, made once per data directory.
-fn encryption_key(directory: &Path) -> eyre::Result<EncryptionSecret> {
-    use lcai_crypto::{KdfCost, keystore};
-    let path = directory.join("encryption.json");
-    if path.exists() {
-        return Ok(keystore::read_encryption(&path, "devnet")?);
-    }
-    let secret = EncryptionSecret::random();
-    keystore::write_encryption(&path, &secret, "devnet", KdfCost::Light)?;
-    Ok(secret)
 }

@@ -1,0 +1,110 @@
+//! The disputer as a part of a node. Dispatcher and disputer are separate nodes wherever it matters; one node holds both
+//! on a devnet only.
+
+use crate::{NodeConfig, start_extension};
+use alloy_primitives::Address;
+use alloy_signer_local::PrivateKeySigner;
+use lcai_blob::{BlobSource, BlobStore, FallbackSource, HostBlobs};
+use lcai_crypto::EncryptionSecret;
+use lcai_exex_disputer::{
+    DisputeHandler, DisputeParts, DisputerConfig, DisputerCore, Ladder, Reexecution, ReexecutionParts,
+    Verdicts,
+};
+use lcai_host::{
+    EffectHandler, ExtensionHandle, FeedState, HostClient, Journal, Supervisor, SystemClock, TxLane,
+};
+use lcai_inference::{Backend, Embedder};
+use std::{fmt, sync::Arc};
+use tokio::sync::watch;
+
+/// What a node needs to rule on disputes.
+pub struct DisputerRole {
+    /// The account that AIConfig names.
+    pub account: PrivateKeySigner,
+    /// Posts evidence; another account, because pools refuse blob and ordinary transactions of one account at a time.
+    pub blob_key: PrivateKeySigner,
+    /// Opens escrowed session keys. Its public key is what users wrap for.
+    pub escrow: EncryptionSecret,
+    /// Runs the models.
+    pub backend: Arc<dyn Backend>,
+    /// Compares meanings, the third rung of the ladder; without one there are two.
+    pub embedder: Option<Arc<dyn Embedder>>,
+    /// Blocks that a reorg may go back.
+    pub reorg_depth: u64,
+    /// Jobs repeated at once.
+    pub parallel: usize,
+}
+
+impl DisputerRole {
+    /// Its accounts by name.
+    pub(crate) fn accounts(&self) -> Vec<(&'static str, Address)> {
+        vec![("disputer", self.account.address()), ("disputer blob", self.blob_key.address())]
+    }
+}
+
+impl fmt::Debug for DisputerRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DisputerRole").field("account", &self.account.address()).finish_non_exhaustive()
+    }
+}
+
+/// The disputer of a running node.
+#[derive(Debug, Clone)]
+pub struct DisputerHandle {
+    /// What it follows.
+    pub core: ExtensionHandle<DisputerCore>,
+    /// What it judged and signed.
+    pub verdicts: Verdicts,
+}
+
+pub(crate) struct Surroundings<'a> {
+    pub(crate) config: &'a NodeConfig,
+    pub(crate) supervisor: &'a Supervisor,
+    pub(crate) journal: &'a Arc<Journal>,
+    pub(crate) feed: &'a watch::Receiver<FeedState>,
+    pub(crate) client: Arc<dyn HostClient>,
+    pub(crate) blobs: Arc<BlobStore>,
+}
+
+/// Starts the extension and its effects.
+pub(crate) fn start(role: DisputerRole, node: Surroundings<'_>) -> eyre::Result<DisputerHandle> {
+    if role.account.address() == role.blob_key.address() {
+        eyre::bail!("the disputer's account and its blob account are the same, {}", role.account.address());
+    }
+    let public = role.escrow.public().to_sec1();
+    if node.config.disputer_encryption_key.as_ref() != public.as_slice() {
+        eyre::bail!(
+            "the disputer's encryption key is not the one that users are told to wrap session keys for"
+        );
+    }
+    let (deployment, client) = (node.config.deployment, node.client);
+    let sources: Vec<Arc<dyn BlobSource>> = vec![node.blobs, Arc::new(HostBlobs::new(client.clone()))];
+    let reexecution = Reexecution::new(ReexecutionParts {
+        deployment,
+        escrow: role.escrow,
+        ladder: Ladder::new(role.backend.clone(), role.embedder),
+        backend: role.backend,
+        blobs: Arc::new(FallbackSource::new(sources)),
+        client: client.clone(),
+        models: node.config.models.clone(),
+        reorg_depth: role.reorg_depth,
+        parallel: role.parallel,
+    });
+    let core = DisputerCore::new(DisputerConfig {
+        reorg_depth: role.reorg_depth,
+        ..DisputerConfig::new(deployment, role.account.address())
+    });
+    let verdicts = Verdicts::new(node.journal.records("verdicts"));
+    let handler: Arc<dyn EffectHandler> = Arc::new(DisputeHandler::new(DisputeParts {
+        deployment,
+        reexecution: Arc::new(reexecution),
+        verdicts: verdicts.clone(),
+        lane: Arc::new(TxLane::new(client.clone(), role.account)),
+        blobs: Arc::new(TxLane::blob(client.clone(), role.blob_key)),
+        osaka_time: node.config.osaka_time,
+        clock: Arc::new(SystemClock),
+    }));
+    let core =
+        start_extension(node.supervisor, node.journal, node.feed, client, core, Some(handler), "disputer")?;
+    Ok(DisputerHandle { core, verdicts })
+}
