@@ -42,6 +42,8 @@ pub enum Role {
     NodeBlob,
     /// Rules on disputes.
     Disputer,
+    /// Posts the evidence of verdicts.
+    DisputerBlob,
     /// Proposes and executes through the timelock.
     Governor,
     /// May pause.
@@ -62,6 +64,7 @@ impl Role {
             Self::Disputer => 103,
             Self::Governor => 104,
             Self::Guardian => 105,
+            Self::DisputerBlob => 106,
             Self::Worker(n) => 200 + 2 * n,
             Self::WorkerBlob(n) => 201 + 2 * n,
         }
@@ -92,7 +95,14 @@ impl DevAccounts {
     pub fn derive(workers: u32) -> Result<Self, LocalSignerError> {
         let users = (0..USERS).map(dev_account).collect::<Result<Vec<_>, _>>()?;
         let mut funded: Vec<_> = users.iter().map(|user| (user.address(), lcai(USER_BALANCE))).collect();
-        let roles = [Role::Keeper, Role::NodeBlob, Role::Disputer, Role::Governor, Role::Guardian];
+        let roles = [
+            Role::Keeper,
+            Role::NodeBlob,
+            Role::Disputer,
+            Role::DisputerBlob,
+            Role::Governor,
+            Role::Guardian,
+        ];
         let workers = (0..workers).flat_map(|n| [Role::Worker(n), Role::WorkerBlob(n)]);
         for role in roles.into_iter().chain(workers) {
             funded.push((role.signer()?.address(), lcai(ROLE_BALANCE)));
