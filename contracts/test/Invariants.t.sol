@@ -25,7 +25,7 @@ contract InvariantsTest is Base {
         staff[1] = worker2;
         staff[2] = vm.addr(0xa3);
         join(staff[2], 0xe3, MIN_STAKE * 2);
-        handler = new Handler(config, workers, jobs, owner, guardian, disputer, keeper, users, staff);
+        handler = new Handler(config, workers, jobs, manager, owner, guardian, disputer, keeper, users, staff);
     }
 
     function targetContracts() external view returns (address[] memory list) {

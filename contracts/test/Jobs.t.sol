@@ -409,6 +409,77 @@ contract JobsTest is Base {
         vm.assertEq(stateOf(id), 2);
     }
 
+    /// @dev Both kinds of blob signature, made for another chain, for another registry, for another job, or bent.
+    function test_blobSignaturesAreOneUseOnly() public {
+        vm.chainId(8200);
+        uint256 first = submit(sessionId);
+        uint256 second = submit(sessionId);
+        acknowledge(first);
+        acknowledge(second);
+        oneBlob(RESPONSE);
+        uint256 expiry = time() + 10;
+        vm.chainId(9200);
+        bytes memory submission = submitSig(USER_KEY, sessionId, 2, RESPONSE, FEE, expiry);
+        bytes memory completion = completeSig(WORKER_KEY, first, RESPONSE, keccak256("c"));
+        vm.chainId(8200);
+        refuseSubmission(submission, expiry, IJobRegistryExtra.InvalidUserSignature.selector);
+        refuseCompletion(first, completion, IJobRegistry.InvalidWorkerSignature.selector);
+    }
+
+    function test_blobSignaturesNameRegistryAndJob() public {
+        uint256 first = submit(sessionId);
+        uint256 second = submit(sessionId);
+        acknowledge(first);
+        acknowledge(second);
+        oneBlob(RESPONSE);
+        uint256 expiry = time() + 10;
+        bytes memory submission = submitSig(USER_KEY, sessionId, 2, RESPONSE, FEE, expiry);
+        bytes memory completion = completeSig(WORKER_KEY, first, RESPONSE, keccak256("c"));
+        refuseCompletion(second, completion, IJobRegistry.InvalidWorkerSignature.selector);
+        // The worker's signature is no user's and the user's no worker's.
+        refuseCompletion(first, submission, IJobRegistry.InvalidWorkerSignature.selector);
+        refuseSubmission(completion, expiry, IJobRegistryExtra.InvalidUserSignature.selector);
+        refuseSubmission(malleable(submission), expiry, IJobRegistryExtra.ECDSAInvalidSignatureS.selector);
+        refuseCompletion(first, malleable(completion), IJobRegistryExtra.ECDSAInvalidSignatureS.selector);
+        refuseSubmission("", expiry, IJobRegistryExtra.ECDSAInvalidSignatureLength.selector);
+        // The same state at another address.
+        address here = address(jobs);
+        setUp();
+        vm.assertNotEq(address(jobs), here);
+        uint256 again = submit(sessionId);
+        submit(sessionId);
+        acknowledge(again);
+        vm.assertEq(again, first);
+        refuseSubmission(submission, expiry, IJobRegistryExtra.InvalidUserSignature.selector);
+        refuseCompletion(again, completion, IJobRegistry.InvalidWorkerSignature.selector);
+    }
+
+    function refuseSubmission(bytes memory sig, uint256 expiry, bytes4 why) internal {
+        vm.deal(keeper, FEE);
+        vm.prank(keeper);
+        vm.expectPartialRevert(why);
+        jobs.submitJobWithBlob{value: FEE}(sessionId, 1, FEE, expiry, sig);
+    }
+
+    function refuseCompletion(uint256 id, bytes memory sig, bytes4 why) internal {
+        vm.prank(keeper);
+        vm.expectPartialRevert(why);
+        jobs.completeJobWithBlob(id, 1, keccak256("c"), sig);
+    }
+
+    function test_theDomainIsTheOneWalletsSign() public view {
+        bytes32 domain = keccak256(
+            abi.encode(
+                keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"),
+                keccak256("LightChain JobRegistry"),
+                keccak256("1"),
+                block.chainid,
+                address(jobs)
+            )
+        );
+        vm.assertEq(jobs.DOMAIN_SEPARATOR(), domain);
+    }
+
     function test_batchOfCompletions() public {
         uint256[] memory ids = new uint256[](2);
         ids[0] = submit(sessionId);
@@ -452,6 +523,8 @@ contract JobsTest is Base {
         emit IJobRegistry.JobTimedOut(id, worker, slash);
         vm.expectEmit(address(jobs));
         emit IJobRegistry.KeeperBountyPaid(id, keeper, slash / 10, 0);
+        vm.expectEmit(address(jobs));
+        emit IJobRegistryExtra.JobRefunded(id, user, FEE);
         jobs.claimTimeout(id);
         vm.assertEq(keeper.balance, slash / 10);
         vm.assertEq(workers.getSlashedFunds(), slash - slash / 10);

@@ -219,16 +219,23 @@ contract MoneyTest is Base {
     }
 
     function test_noWayBackInWhileSettling() public {
-        bytes[9] memory calls = [
+        uint256[] memory none = new uint256[](0);
+        bytes[15] memory calls = [
             abi.encodeCall(IJobRegistry.claimTimeout, (1)),
             abi.encodeCall(IJobRegistry.settleStuckJob, (1)),
             abi.encodeCall(IJobRegistry.releaseJob, (1)),
-            abi.encodeCall(IJobRegistry.releaseJobs, (new uint256[](0))),
+            abi.encodeCall(IJobRegistry.releaseJobs, (none)),
             abi.encodeCall(IJobRegistry.withdrawBalance, (1)),
             abi.encodeCall(IJobRegistry.withdraw, ()),
             abi.encodeCall(IJobRegistry.claimRefund, ()),
             abi.encodeCall(IJobRegistry.submitJob, (1, PROMPT)),
-            abi.encodeCall(IJobRegistry.disputeJob, (1))
+            abi.encodeCall(IJobRegistry.disputeJob, (1)),
+            abi.encodeCall(IJobRegistry.resolveDispute, (1, true, RESPONSE, 0)),
+            abi.encodeCall(IJobRegistry.disputeResponseMismatch, (1, "c", "")),
+            abi.encodeCall(IJobRegistry.submitJobOnBehalf, (address(0), 1, PROMPT)),
+            abi.encodeCall(IJobRegistryExtra.submitJobWithBlob, (1, 0, FEE, time(), "")),
+            abi.encodeCall(IJobRegistryExtra.submitJobsWithBlobs, (none, none, none, none, new bytes[](0))),
+            abi.encodeCall(IJobRegistryExtra.claimRefundFor, (user))
         ];
         for (uint256 i = 0; i < calls.length; ++i) {
             uint256 snapshot = vm.snapshotState();
@@ -312,11 +319,15 @@ contract MoneyTest is Base {
         jobs.pause();
 
         vm.prank(guardian);
+        vm.expectEmit(address(jobs));
+        emit PausableUpgradeable.Paused(guardian);
         jobs.pause();
         vm.prank(guardian);
         vm.expectRevert(abi.encodeWithSelector(OwnableUpgradeable.OwnableUnauthorizedAccount.selector, guardian));
         jobs.unpause();
         vm.startPrank(owner);
+        vm.expectEmit(address(jobs));
+        emit PausableUpgradeable.Unpaused(owner);
         jobs.unpause();
         vm.expectRevert(PausableUpgradeable.ExpectedPause.selector);
         jobs.unpause();

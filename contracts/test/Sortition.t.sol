@@ -204,6 +204,10 @@ contract SortitionTest is Base {
         vm.prank(user);
         vm.expectRevert(abi.encodeWithSelector(ISessionManager.RequestExpired.selector, reqId));
         manager.provideSessionKey(reqId, wrappedKey(1), "");
+        vm.warp(expiry);
+        vm.prank(user);
+        manager.provideSessionKey(reqId, wrappedKey(1), "");
+        vm.assertEq(uint256(manager.getRequest(reqId).status), 2);
     }
 
     function test_expiredViewOfAFinishedRequestStaysReady() public {

@@ -211,6 +211,8 @@ contract WorkersTest is Base {
         vm.expectRevert(IWorkerRegistry.NoEligibleWorkers.selector);
         workers.selectEligibleWorker(MODEL, new address[](0), 1);
         vm.prank(owner);
+        vm.expectEmit(address(workers));
+        emit IWorkerRegistry.ModelWhitelisted(MODEL);
         workers.addWhitelistedModel(MODEL);
         vm.assertEq(workers.getEligibleWorkers(MODEL).length, 2);
     }

@@ -1,57 +1,88 @@
 // Tries the mutants of tools/mutants.txt: each removes or bends one guard in a copy of this folder, where the tests must
-// then fail. Prints killed and survivors; exits 1 when one survives. Usage: node tools/mutate.mjs [first [last]]
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+// then fail. Writes what killed each into MUTANTS.md; exits 1 when one survives. Usage: node tools/mutate.mjs [number | first-last]..
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const record = join(root, 'MUTANTS.md');
 const unescape = (s) => s.trim().replaceAll('\\n', '\n').replaceAll('\\|', '|');
 const mutants = readFileSync(join(root, 'tools/mutants.txt'), 'utf8')
   .split('\n')
   .filter((line) => line && !line.startsWith('#'))
   .map((line) => line.split(/ \|(?: |$)/))
   .map(([file, from, to]) => ({ file: `src/${file.trim()}`, from: unescape(from), to: unescape(to ?? '') }));
-const [first, last] = [Number(process.argv[2] ?? 1), Number(process.argv[3] ?? mutants.length)];
+const ranges = process.argv.slice(2).map((range) => range.split('-').map(Number));
+const wanted = (number) => !ranges.length || ranges.some(([first, last = first]) => first <= number && number <= last);
+for (const [i, m] of mutants.entries()) {
+  const found = readFileSync(join(root, m.file), 'utf8').split(m.from).length - 1;
+  if (found !== 1) throw new Error(`mutant ${i + 1}: ${found} times, not once, in ${m.file}: ${m.from}`);
+}
 
 // Laid out as in the repository, because the tests read the vectors beside this folder.
 const top = mkdtempSync(join(tmpdir(), 'mutants-'));
 const work = join(top, 'contracts');
-for (const part of ['src', 'test', 'tools', 'foundry.toml', 'out', 'cache']) {
+for (const part of ['src', 'test', 'tools', 'foundry.toml']) {
   cpSync(join(root, part), join(work, part), { recursive: true, preserveTimestamps: true });
 }
-// It imports every contract, so it would be compiled again for each mutant, and it tests none.
-rmSync(join(work, 'test/Gas.t.sol'));
+// They import every contract, so they would be compiled again for each mutant, and they test none.
+for (const slow of ['Gas', 'Deploy']) rmSync(join(work, `test/${slow}.t.sol`), { force: true });
 // Hard links: through a symbolic link forge sees other paths and compiles everything again.
 spawnSync('cp', ['-al', join(root, 'node_modules'), join(work, 'node_modules')]);
 cpSync(join(root, '../crates/primitives/testdata'), join(top, 'crates/primitives/testdata'), { recursive: true });
 
 function test() {
-  const env = { ...process.env, FOUNDRY_INVARIANT_RUNS: '2', FOUNDRY_FUZZ_RUNS: '32' };
+  const env = { ...process.env, FOUNDRY_PROFILE: 'mutants' };
   const args = ['test', '--fail-fast'];
   return spawnSync(join(work, 'tools/forge'), args, { cwd: work, env, encoding: 'utf8', maxBuffer: 1 << 28 });
 }
 
+// Rows of earlier runs stay where this one does not try the mutant again.
+const rows = new Map();
+if (existsSync(record)) {
+  for (const line of readFileSync(record, 'utf8').split('\n')) {
+    const number = Number(/^\| (\d+) \|/.exec(line)?.[1]);
+    if (number) rows.set(number, line);
+  }
+}
+const code = (text) => (text ? `\`${text.split('\n').map((line) => line.trim()).join(' ').replaceAll('|', '\\|')}\`` : 'nothing');
+function write() {
+  const table = mutants.map((_, i) => rows.get(i + 1)).filter(Boolean);
+  const killed = table.filter((row) => !/\*\*/.test(row)).length;
+  const head = `# Mutants
+
+\`node tools/mutate.mjs\` wrote this: ${table.length} of ${mutants.length} mutants tried, ${killed} killed.
+
+| | file | instead of | stands | killed by |
+|---|---|---|---|---|
+`;
+  writeFileSync(record, head + table.join('\n') + '\n');
+}
+
 const clean = test();
 if (clean.status !== 0) {
-  console.error('the tests fail without a mutant:\n' + clean.stdout.slice(-2000));
+  console.error('the tests fail without a mutant:\n' + clean.stdout.slice(-2000) + clean.stderr.slice(-2000));
   process.exit(1);
 }
+let tried = 0;
 let survivors = 0;
 for (const [i, m] of mutants.entries()) {
-  if (i + 1 < first || i + 1 > last) continue;
+  if (!wanted(i + 1)) continue;
+  tried++;
   const path = join(work, m.file);
   const original = readFileSync(path, 'utf8');
-  if (original.split(m.from).length !== 2) throw new Error(`mutant ${i + 1}: not exactly once in ${m.file}: ${m.from}`);
   writeFileSync(path, original.replace(m.from, () => m.to));
   const run = test();
-  const broken = /Compiler run failed/.test(run.stdout + run.stderr);
-  const by = /\[FAIL[^\n]*\] (\w+)/.exec(run.stdout)?.[1] ?? '';
-  const verdict = broken ? 'DOES NOT COMPILE' : run.status === 0 ? 'SURVIVED' : 'killed';
-  if (verdict !== 'killed') survivors++;
-  console.log(`${String(i + 1).padStart(2)} ${verdict} ${by} | ${m.file}: ${m.from.split('\n')[0]} -> ${m.to.split('\n')[0]}`);
   writeFileSync(path, original);
+  const by = /\[FAIL[^\n]*\] (\w+)/.exec(run.stdout)?.[1];
+  const verdict = run.status === 0 ? '**survived**' : by ? `\`${by}\`` : '**did not compile**';
+  if (run.status === 0 || !by) survivors++;
+  rows.set(i + 1, `| ${i + 1} | ${m.file.slice(4)} | ${code(m.from)} | ${code(m.to)} | ${verdict} |`);
+  console.log(rows.get(i + 1));
+  write();
 }
-console.log(`${last - first + 1} mutants, ${survivors} not killed`);
+rmSync(top, { recursive: true });
+console.log(`${tried} mutants, ${survivors} not killed`);
 process.exitCode = survivors ? 1 : 0;

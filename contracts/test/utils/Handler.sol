@@ -2,7 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {IJobRegistry} from "../../src/interfaces/IJobRegistry.sol";
-import {IConfig, IJobs, IWorkers} from "./Api.sol";
+import {IConfig, IJobs, ISessions, IWorkers} from "./Api.sol";
 import {Base} from "./Base.sol";
 
 /// @dev A contract user that can act and refuses every transfer while told to.
@@ -33,6 +33,7 @@ contract Handler is Base {
         IConfig config_,
         IWorkers workers_,
         IJobs jobs_,
+        ISessions manager_,
         address owner_,
         address guardian_,
         address disputer_,
@@ -43,6 +44,7 @@ contract Handler is Base {
         config = config_;
         workers = workers_;
         jobs = jobs_;
+        manager = manager_;
         owner = owner_;
         guardian = guardian_;
         disputer = disputer_;
@@ -142,7 +144,57 @@ contract Handler is Base {
         ++noncesUsed[x.user];
     }
 
+    /// @dev From the request to the session, whoever may serve it.
+    function sortition(uint256 u, uint256 w) external timed {
+        address who = users[u % 3];
+        address worker_ = staff[w % 3];
+        vm.prank(who);
+        uint256 id = manager.requestSession(MODEL, time() + 3600);
+        bool may = workers.isEligible(worker_, MODEL) && jobs.openJobCount(worker_) < config.getMaxConcurrentJobs();
+        bool adopts = !jobs.paused();
+        // Back afterwards: the stake history knows no block to come.
+        uint256 now_ = height();
+        vm.roll(now_ + 2 + config.getClaimWindowBlocks());
+        vm.prank(worker_);
+        try manager.claimSession(id) {
+            vm.assertTrue(may, "claimed by a worker that may not");
+        } catch {
+            vm.assertFalse(may, "refused a good claim");
+        }
+        vm.prank(who);
+        try manager.provideSessionKey(id, wrappedKey(4), wrappedKey(5)) {
+            vm.assertTrue(may && adopts, "adopted what it had to refuse");
+        } catch {
+            vm.assertFalse(may && adopts, "refused a claimed session");
+        }
+        vm.roll(now_);
+    }
+
     // --------------------------------------------------------------------- jobs
+
+    /// @dev Two jobs in one transaction, both or none.
+    function submitBatch(uint256 pick, bool prepaid, uint96 excess) external timed accounted {
+        (uint256 id, IJobRegistry.Session memory x) = _session(pick);
+        if (id == 0) return;
+        uint256 fees = 2 * config.calculateJobFee(MODEL);
+        if (prepaid && jobs.prepaidBalanceOf(x.user) < fees) return;
+        uint256 value = prepaid ? 0 : fees + excess;
+        vm.deal(x.user, value);
+        bool may = _maySubmit(x) && jobs.openJobCount(x.worker) + 2 <= config.getMaxConcurrentJobs();
+        bytes32[] memory hashes = new bytes32[](1);
+        hashes[0] = PROMPT;
+        vm.blobhashes(hashes);
+        uint256[] memory ids = new uint256[](2);
+        uint256[] memory limits = new uint256[](2);
+        (ids[0], ids[1]) = (id, id);
+        (limits[0], limits[1]) = (type(uint256).max, type(uint256).max);
+        vm.prank(x.user);
+        try jobs.submitJobsWithBlobs{value: value}(ids, new uint256[](2), limits, limits, new bytes[](2)) {
+            vm.assertTrue(may, "took jobs it had to refuse");
+        } catch {
+            vm.assertFalse(may, "refused good jobs");
+        }
+    }
 
     function submitPaid(uint256 pick, uint96 excess) external timed accounted {
         (uint256 id, IJobRegistry.Session memory x) = _session(pick);
@@ -299,6 +351,19 @@ contract Handler is Base {
         if (stake < min) return;
         vm.prank(who);
         workers.withdrawStake(amount % (stake - min + 1));
+    }
+
+    /// @dev Leaving takes the whole stake out, coming back brings a new one.
+    function leaveAndJoin(uint256 w) external timed {
+        address who = staff[w % 3];
+        if (workers.paused() || workers.getActiveJobCount(who) != 0) return;
+        if (workers.isWorkerSuspended(who) && time() < workers.getSuspendedUntil(who)) return;
+        uint256 before = who.balance + workers.getWorkerStake(who);
+        vm.prank(who);
+        workers.deregisterWorker();
+        vm.assertEq(who.balance, before, "the whole stake");
+        uint256 min = config.getMinWorkerStake();
+        join(who, 0xe1 + w % 3, min > MIN_STAKE ? min : MIN_STAKE);
     }
 
     function reinstate(uint256 w) external timed {

@@ -62,6 +62,8 @@ interface Vm {
     function stopSnapshotGas() external returns (uint256);
     function snapshotGasLastCall(string calldata group, string calldata name) external returns (uint256);
     function toString(uint256 value) external pure returns (string memory);
+    function toString(address value) external pure returns (string memory);
+    function setEnv(string calldata name, string calldata value) external;
     function assertTrue(bool ok) external pure;
     function assertTrue(bool ok, string calldata why) external pure;
     function assertFalse(bool ok) external pure;
