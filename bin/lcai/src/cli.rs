@@ -1,6 +1,8 @@
 //! Commands and flags.
 
-use crate::{ask::AskArgs, exit::EXIT_CODES, keys::KeysCommand, verify_draw::VerifyDrawArgs, worker::WorkerCommand};
+use crate::{
+    ask::AskArgs, exit::EXIT_CODES, keys::KeysCommand, verify_draw::VerifyDrawArgs, worker::WorkerCommand,
+};
 use clap::{Parser, Subcommand};
 
 /// LightChain AI from the command line: ask models on chain, run a worker, start a devnet.

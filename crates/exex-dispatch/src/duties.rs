@@ -14,6 +14,10 @@ pub const RELEASE_BATCH_GAS: u64 = 120_000;
 /// Longest time between two attempts at one duty, as doublings of the first.
 const MAX_DOUBLINGS: u32 = 5;
 
+/// Timeouts asked for in vain before the way out without blame. Not one: the first may have been done on a fork that was
+/// given up, and a worker must not get away with that.
+const BLAME_ATTEMPTS: u32 = 3;
+
 /// Duties looked at per block.
 const MAX_DUE: usize = 4_096;
 
@@ -76,7 +80,7 @@ pub struct Plan {
     pub duty: Duty,
     /// Done in blocks whose time is later than this, unix seconds.
     pub after: u64,
-    /// From this block time on a timeout that was asked for in vain becomes [`Duty::SettleStuck`].
+    /// From this block time on a timeout that was asked for in vain three times becomes [`Duty::SettleStuck`].
     pub settle_from: Option<u64>,
 }
 
@@ -196,12 +200,6 @@ impl Duties {
         self.queue.remove(&(entry.next, key));
         entry.next = now.saturating_add(retry << entry.attempts.min(MAX_DOUBLINGS));
         entry.attempts = entry.attempts.saturating_add(1);
-        // A timeout that fails is settled as soon as that is allowed.
-        if entry.plan.duty == Duty::ClaimTimeout
-            && let Some(from) = entry.plan.settle_from.filter(|from| *from > now)
-        {
-            entry.next = entry.next.min(from);
-        }
         self.enqueue(key, entry);
     }
 
@@ -217,10 +215,10 @@ impl Duties {
     }
 }
 
-/// The first attempt of a timeout is the timeout, which slashes and pays a bounty; once that was in vain and the no-fault
-/// window is open, the way out.
+/// The first attempts of a timeout are the timeout, which slashes and pays a bounty; once they were in vain and the
+/// no-fault window is open, the way out.
 fn current(entry: &Entry, now: u64) -> Duty {
-    let settle = entry.plan.settle_from.is_some_and(|from| now >= from) && entry.attempts > 0;
+    let settle = entry.plan.settle_from.is_some_and(|from| now >= from) && entry.attempts >= BLAME_ATTEMPTS;
     if settle { Duty::SettleStuck } else { entry.plan.duty }
 }
 
@@ -264,10 +262,15 @@ mod tests {
     fn a_timeout_in_vain_becomes_the_settlement_without_blame() {
         let mut duties = Duties::new();
         duties.plan(job(1), Some(Plan { duty: Duty::ClaimTimeout, after: 100, settle_from: Some(160) }));
-        assert_eq!(duties.take(101, &LIMITS), [(job(1), Duty::ClaimTimeout)]);
-        assert_eq!(duties.take(132, &LIMITS), [(job(1), Duty::ClaimTimeout)]);
-        assert!(duties.take(160, &LIMITS).is_empty());
-        assert_eq!(duties.take(161, &LIMITS), [(job(1), Duty::SettleStuck)], "not only after the backoff");
+        for now in [101, 132, 193] {
+            assert_eq!(
+                duties.take(now, &LIMITS),
+                [(job(1), Duty::ClaimTimeout)],
+                "also once the window is open"
+            );
+        }
+        assert!(duties.take(313, &LIMITS).is_empty());
+        assert_eq!(duties.take(314, &LIMITS), [(job(1), Duty::SettleStuck)]);
         // A keeper that comes back late still blames first.
         duties.plan(job(2), Some(Plan { duty: Duty::ClaimTimeout, after: 100, settle_from: Some(160) }));
         assert_eq!(duties.take(900, &LIMITS).last(), Some(&(job(2), Duty::ClaimTimeout)));

@@ -14,6 +14,7 @@ mod key_update;
 mod plan;
 mod records;
 mod service;
+mod snapshot;
 pub mod standing;
 #[cfg(test)]
 mod tests;
@@ -28,3 +29,4 @@ pub use service::{
     AUTHORIZATION_LIFETIME_SECONDS, AuthorizationFields, Candidate, DispatchService, DispatchServiceConfig,
     Grant, Offer, WRAPPED_KEY_LEN,
 };
+pub use snapshot::{DrawRecord, DrawnWorker, Snapshot};

@@ -4,7 +4,7 @@ use crate::{
     core::DispatchCore,
     error::DispatchError,
     records::{Model, WorkerHealth},
-    standing::weighed_score,
+    snapshot::{DrawRecord, Snapshot},
 };
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_signer::SignerSync;
@@ -13,14 +13,13 @@ use alloy_sol_types::{Eip712Domain, SolCall};
 use lcai_host::{BlockRef, Call, ExtensionHandle, HostClient, HostError, JournalError, Records};
 use lcai_primitives::{
     contracts::{Deployment, JobRegistry, WorkerRegistry},
-    draw,
     eip712::{self, Heartbeat, HeartbeatStatus, SessionAuthorization},
-    ids::ModelId,
+    ids::{ModelId, SessionId},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -30,9 +29,6 @@ pub const AUTHORIZATION_LIFETIME_SECONDS: u64 = 120;
 
 /// Length of a wrapped session key: ephemeral point, nonce, key, tag.
 pub const WRAPPED_KEY_LEN: usize = 125;
-
-/// Stake above this many minimum stakes does not raise a worker's weight, so that no one draws all sessions.
-const STAKE_CAP_IN_MINIMUMS: u64 = 10;
 
 /// Offers remembered at once; each lives as long as an authorization.
 const MAX_OFFERS: usize = 65_536;
@@ -126,6 +122,32 @@ struct Pin {
     expiry: u64,
 }
 
+/// An offer made, with what it was decided by.
+#[derive(Debug, Clone)]
+struct Offered {
+    pin: Pin,
+    snapshot: Arc<Snapshot>,
+}
+
+/// What is kept of an authorized draw; the snapshot lies under its hash, because draws of one block share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct KeptDraw {
+    user: Address,
+    nonce: U256,
+    worker: Address,
+    snapshot: B256,
+    /// Block time until which it is kept, unix seconds.
+    keep_until: u64,
+}
+
+/// Prefixes of the journal's keys; pins have none.
+const DRAW: &[u8] = b"draw";
+const SNAPSHOT: &[u8] = b"snap";
+
+fn prefixed(prefix: &[u8], key: B256) -> Vec<u8> {
+    [prefix, key.as_slice()].concat()
+}
+
 /// Answers who serves a session, and signs for it.
 pub struct DispatchService {
     pub(crate) config: DispatchServiceConfig,
@@ -134,7 +156,9 @@ pub struct DispatchService {
     /// Pins of signed authorizations, durable.
     journal: Records,
     /// Offers made and not yet authorized: forgetting them costs nothing but a new draw.
-    offers: Mutex<HashMap<B256, Pin>>,
+    offers: Mutex<HashMap<B256, Offered>>,
+    /// The newest snapshot of each model, with the directory's revision.
+    snapshots: Mutex<HashMap<ModelId, (u64, Arc<Snapshot>)>>,
     /// One authorization at a time: reading and writing a pin is one step.
     signing: tokio::sync::Mutex<()>,
 }
@@ -161,6 +185,7 @@ impl DispatchService {
             client,
             journal,
             offers: Mutex::new(HashMap::new()),
+            snapshots: Mutex::new(HashMap::new()),
             signing: tokio::sync::Mutex::new(()),
         }
     }
@@ -180,21 +205,30 @@ impl DispatchService {
     pub async fn request_session(&self, model: ModelId, user: Address) -> Result<Offer, DispatchError> {
         let fee = self.model(model)?.fee;
         let nonce = self.nonce(user).await?;
-        let (at, drawn) = self.draw(user, nonce, model)?;
+        let now = self.snapshot(model)?;
         let key = pin_key(user, model, nonce);
-        let pinned =
-            self.pinned(key).await?.filter(|pin| drawn.candidates.iter().any(|c| c.worker == pin.worker));
-        let worker = match pinned {
-            Some(pin) => pin.worker,
+        // The facts are those the pinned worker was drawn by, so that they repeat the draw.
+        let pinned = self.pinned(key).await?.filter(|pin| now.has_candidate(&pin.worker));
+        let (worker, facts) = match pinned {
+            Some(pin) => (pin.worker, self.facts(key).await?.unwrap_or(now)),
             None => {
-                self.remember_offer(key, drawn.worker);
-                drawn.worker
+                let worker = drawn(&now, user, nonce)?;
+                self.remember_offer(key, worker, &now);
+                (worker, now)
             }
         };
         let worker_encryption_key = self
             .core
             .read(|core| core.worker(&worker).map(|w| w.encryption_key.clone()))
             .ok_or_else(|| DispatchError::NoWorker("the drawn worker just deregistered; ask again".into()))?;
+        let candidates = facts.candidates().map(|(_, w)| Candidate {
+            worker: w.worker,
+            stake: w.stake,
+            reputation: w.reputation(),
+            score: w.score,
+            standing_bps: w.standing_bps,
+            open_jobs: w.open_jobs,
+        });
         Ok(Offer {
             user,
             model_id: model,
@@ -203,9 +237,9 @@ impl DispatchService {
             disputer_encryption_key: self.config.disputer_encryption_key.clone(),
             nonce,
             fee,
-            block: at,
-            stake_cap: drawn.stake_cap,
-            candidates: drawn.candidates,
+            block: facts.block,
+            stake_cap: facts.stake_cap,
+            candidates: candidates.collect(),
         })
     }
 
@@ -313,14 +347,54 @@ impl DispatchService {
         }
     }
 
-    /// The draw on the directory as it is, with the block it is at.
-    fn draw(&self, user: Address, nonce: U256, model: ModelId) -> Result<(BlockRef, Drawn), DispatchError> {
+    /// The model's directory as it is: made anew when a block or a heartbeat came in between.
+    fn snapshot(&self, model: ModelId) -> Result<Arc<Snapshot>, DispatchError> {
         self.core.read_at(|core, at| {
             let at = at.ok_or_else(|| {
                 DispatchError::NoWorker("the node has not read its first block yet; try again".into())
             })?;
-            Ok((at, draw_worker(core, at, user, nonce, model)?))
+            let mut snapshots = self.snapshots.lock();
+            if let Some((revision, snapshot)) = snapshots.get(&model)
+                && (*revision, snapshot.block) == (core.revision(), at)
+            {
+                return Ok(Arc::clone(snapshot));
+            }
+            let snapshot = Arc::new(Snapshot::of(core, at, model)?);
+            snapshots.insert(model, (core.revision(), Arc::clone(&snapshot)));
+            Ok(snapshot)
         })
+    }
+
+    /// What a pinned worker was drawn by.
+    async fn facts(&self, key: B256) -> Result<Option<Arc<Snapshot>>, DispatchError> {
+        let offered = self.offers.lock().get(&key).map(|offer| Arc::clone(&offer.snapshot));
+        if offered.is_some() {
+            return Ok(offered);
+        }
+        Ok(self.kept_draw(key).await?.map(|record| Arc::new(record.snapshot)))
+    }
+
+    /// The draw that a session of this node's dispatcher was authorized by; `None` for a session that came by sortition,
+    /// from another dispatcher, or so long ago that its blobs are gone too.
+    pub async fn draw_of(&self, session: SessionId) -> Result<Option<DrawRecord>, DispatchError> {
+        let known = self.core.read(|core| core.session(session).map(|s| (s.user, s.model_id, s.nonce)));
+        match known {
+            Some((user, model, Some(nonce))) => self.kept_draw(pin_key(user, model, nonce)).await,
+            _ => Ok(None),
+        }
+    }
+
+    async fn kept_draw(&self, key: B256) -> Result<Option<DrawRecord>, DispatchError> {
+        let found = self
+            .records(move |records| {
+                let Some(bytes) = records.get(&prefixed(DRAW, key))? else { return Ok(None) };
+                let Ok(kept) = postcard::from_bytes::<KeptDraw>(&bytes) else { return Ok(None) };
+                Ok(records.get(&prefixed(SNAPSHOT, kept.snapshot))?.map(|snapshot| (kept, snapshot)))
+            })
+            .await?;
+        let Some((kept, snapshot)) = found else { return Ok(None) };
+        let snapshot = Snapshot::decode(&snapshot).map_err(internal)?;
+        Ok(Some(DrawRecord { user: kept.user, nonce: kept.nonce, worker: kept.worker, snapshot }))
     }
 
     pub(crate) async fn nonce(&self, user: Address) -> Result<U256, DispatchError> {
@@ -361,17 +435,18 @@ impl DispatchService {
                 return Ok(Some(pin));
             }
         }
-        Ok(self.offers.lock().get(&key).copied().filter(|pin| pin.expiry >= now))
+        Ok(self.offers.lock().get(&key).map(|offer| offer.pin).filter(|pin| pin.expiry >= now))
     }
 
-    fn remember_offer(&self, key: B256, worker: Address) {
+    fn remember_offer(&self, key: B256, worker: Address, snapshot: &Arc<Snapshot>) {
         let now = self.now();
         let mut offers = self.offers.lock();
         if offers.len() >= MAX_OFFERS {
-            offers.retain(|_, pin| pin.expiry >= now);
+            offers.retain(|_, offer| offer.pin.expiry >= now);
         }
         if offers.len() < MAX_OFFERS {
-            offers.insert(key, Pin { worker, expiry: now.saturating_add(AUTHORIZATION_LIFETIME_SECONDS) });
+            let pin = Pin { worker, expiry: now.saturating_add(AUTHORIZATION_LIFETIME_SECONDS) };
+            offers.insert(key, Offered { pin, snapshot: Arc::clone(snapshot) });
         }
     }
 
@@ -380,9 +455,12 @@ impl DispatchService {
     async fn pin(&self, fields: &AuthorizationFields) -> Result<u64, DispatchError> {
         let _one_at_a_time = self.signing.lock().await;
         let key = pin_key(fields.user, fields.model_id, fields.nonce);
-        let allowed = match self.pinned(key).await? {
-            Some(pin) => pin.worker,
-            None => self.draw(fields.user, fields.nonce, fields.model_id)?.1.worker,
+        let (allowed, facts) = match self.pinned(key).await? {
+            Some(pin) => (pin.worker, self.facts(key).await?),
+            None => {
+                let snapshot = self.snapshot(fields.model_id)?;
+                (drawn(&snapshot, fields.user, fields.nonce)?, Some(snapshot))
+            }
         };
         if allowed != fields.worker {
             return Err(DispatchError::Refused(format!(
@@ -391,26 +469,79 @@ impl DispatchService {
             )));
         }
         let expiry = self.now().saturating_add(AUTHORIZATION_LIFETIME_SECONDS);
-        let bytes = postcard::to_stdvec(&Pin { worker: fields.worker, expiry }).map_err(internal)?;
-        self.records(move |records| records.put(key.as_slice(), &bytes)).await?;
+        let pin = postcard::to_stdvec(&Pin { worker: fields.worker, expiry }).map_err(internal)?;
+        let draw = facts.map(|snapshot| self.to_keep(fields, &snapshot)).transpose()?;
+        self.records(move |records| {
+            // The facts first: a pin without them could not be accounted for.
+            if let Some((draw, snapshot_hash, snapshot)) = draw {
+                let name = prefixed(SNAPSHOT, snapshot_hash);
+                if records.get(&name)?.is_none() {
+                    records.put(&name, &snapshot)?;
+                }
+                records.put(&prefixed(DRAW, key), &draw)?;
+            }
+            records.put(key.as_slice(), &pin)
+        })
+        .await?;
         self.offers.lock().remove(&key);
         Ok(expiry)
     }
 
-    /// Forgets pins that have expired; called now and then.
+    /// A draw and its snapshot, encoded, with the snapshot's hash.
+    fn to_keep(
+        &self,
+        fields: &AuthorizationFields,
+        snapshot: &Snapshot,
+    ) -> Result<(Vec<u8>, B256, Vec<u8>), DispatchError> {
+        let (hash, bytes) = snapshot.encode().map_err(internal)?;
+        let retention = self.core.read(|core| core.params().map_or(0, |p| p.blob_retention_period));
+        let draw = KeptDraw {
+            user: fields.user,
+            nonce: fields.nonce,
+            worker: fields.worker,
+            snapshot: hash,
+            keep_until: snapshot.block_time.saturating_add(retention),
+        };
+        Ok((postcard::to_stdvec(&draw).map_err(internal)?, hash, bytes))
+    }
+
+    /// Forgets pins that have expired and draws whose sessions nobody can dispute any more; called now and then.
     pub async fn prune(&self) -> Result<(), DispatchError> {
-        let now = unix_now();
+        let (now, block_time) = (unix_now(), self.core.read(DispatchCore::block_time));
         let _one_at_a_time = self.signing.lock().await;
         self.records(move |records| {
+            let mut used = HashSet::new();
+            for (key, bytes) in records.scan(DRAW)? {
+                match postcard::from_bytes::<KeptDraw>(&bytes) {
+                    Ok(draw) if draw.keep_until >= block_time => {
+                        used.insert(draw.snapshot);
+                    }
+                    _ => {
+                        records.remove(&key)?;
+                    }
+                }
+            }
+            for (key, _) in records.scan(SNAPSHOT)? {
+                if !used.iter().any(|hash| key.ends_with(hash.as_slice())) {
+                    records.remove(&key)?;
+                }
+            }
             for (key, bytes) in records.scan(&[])? {
-                if postcard::from_bytes::<Pin>(&bytes).is_ok_and(|pin| pin.expiry < now) {
+                let pin =
+                    key.len() == 32 && postcard::from_bytes::<Pin>(&bytes).is_ok_and(|pin| pin.expiry < now);
+                if pin {
                     records.remove(&key)?;
                 }
             }
             Ok(())
         })
         .await?;
-        self.offers.lock().retain(|_, pin| pin.expiry >= now);
+        self.offers.lock().retain(|_, offer| offer.pin.expiry >= now);
+        let bounties = self.core.read(DispatchCore::bounties);
+        metrics::gauge!("lcai_keeper_bounties_wei", "duty" => "claimTimeout")
+            .set(f64::from(bounties.timeouts));
+        metrics::gauge!("lcai_keeper_bounties_wei", "duty" => "releaseJobs")
+            .set(f64::from(bounties.releases));
         Ok(())
     }
 
@@ -424,50 +555,14 @@ impl DispatchService {
     }
 }
 
-struct Drawn {
-    worker: Address,
-    stake_cap: U256,
-    candidates: Vec<Candidate>,
-}
-
-/// The draw on the directory as it stands at `at`: eligible, below capacity, healthy.
-fn draw_worker(
-    core: &DispatchCore,
-    at: BlockRef,
-    user: Address,
-    nonce: U256,
-    model: ModelId,
-) -> Result<Drawn, DispatchError> {
-    let params = core
-        .params()
-        .ok_or_else(|| DispatchError::Internal("AIConfig's parameters are not known yet".into()))?;
-    let stake_cap = params.min_worker_stake.saturating_mul(U256::from(STAKE_CAP_IN_MINIMUMS));
-    // By block time, so that whoever has the journal comes to the same candidates.
-    let now = core.block_time();
-    let candidates: Vec<Candidate> = core
-        .workers()
-        .filter(|(address, worker)| {
-            core.is_eligible(worker, &model) && core.free_slots(address, now).is_some_and(|free| free > 0)
-        })
-        .map(|(address, worker)| Candidate {
-            worker: *address,
-            stake: worker.stake,
-            reputation: weighed_score(worker.reputation, worker.standing_bps),
-            score: worker.reputation,
-            standing_bps: worker.standing_bps,
-            open_jobs: worker.open_jobs,
-        })
-        .collect();
-    let weighted: Vec<draw::Candidate> = candidates
-        .iter()
-        .map(|c| draw::Candidate { worker: c.worker, stake: c.stake, stake_cap, reputation: c.reputation })
-        .collect();
-    let worker = draw::draw(at.hash, user, nonce, model, &weighted).ok_or_else(|| {
+/// The draw on a snapshot: eligible, below capacity, healthy.
+fn drawn(snapshot: &Snapshot, user: Address, nonce: U256) -> Result<Address, DispatchError> {
+    snapshot.draw(user, nonce).ok_or_else(|| {
+        let model = snapshot.model_id;
         DispatchError::NoWorker(format!(
             "no worker can take a session of model {model} now: none is registered, staked, healthy and below capacity"
         ))
-    })?;
-    Ok(Drawn { worker, stake_cap, candidates })
+    })
 }
 
 pub(crate) fn check_keys(fields: &AuthorizationFields, escrow: bool) -> Result<(), DispatchError> {

@@ -405,9 +405,11 @@ fn a_missed_deadline_is_claimed_until_the_chain_shows_it() {
     assert!(intents.is_empty(), "not asked for again at once");
     let (_, intents) = apply(&mut core, &world.block(1));
     assert_eq!(actions(&intents), ["claimTimeout"], "asked for again while nobody did it");
-    world.block(40);
+    world.block(60);
+    let (_, intents) = apply(&mut core, &world.block(121));
+    assert_eq!(actions(&intents), ["claimTimeout"]);
     let (_, intents) = apply(&mut core, &world.block(1));
-    assert_eq!(actions(&intents), ["settleStuckJob"], "the way out once blaming has failed");
+    assert_eq!(actions(&intents), ["settleStuckJob"], "the way out once blaming has failed three times");
     world.step(job, JobState::TimedOut);
     apply(&mut core, &world.block(1_000));
     let (_, intents) = apply(&mut core, &world.block(1));

@@ -3,9 +3,9 @@
 
 use crate::types::{
     AccountChange, AuthorizationRequest, BlobQuota, BlockHint, CallerProof, Challenge, DisputeEvidence,
-    FrameReceipt, Health, JobInfo, JobReceipt, Login, ModelInfo, NetworkChange, NetworkInfo, PublishedBlob,
-    ReassignmentOffer, ReassignmentRequest, SessionAuthorizationGrant, SessionInfo, SessionOffer, Versions,
-    WorkChange, WorkerInfo,
+    DrawReport, FrameReceipt, Health, JobInfo, JobReceipt, Login, ModelInfo, NetworkChange, NetworkInfo,
+    PublishedBlob, ReassignmentOffer, ReassignmentRequest, SessionAuthorizationGrant, SessionInfo,
+    SessionOffer, Versions, WorkChange, WorkerInfo,
 };
 use alloy_primitives::{Address, B256, Bytes};
 use jsonrpsee::{
@@ -113,6 +113,11 @@ pub trait LcaiApi {
         before: Option<SessionId>,
         limit: Option<Quantity>,
     ) -> RpcResult<Vec<SessionInfo>>;
+
+    /// The draw that a session was authorized by, with the facts to repeat it; `null` for a session that this node's
+    /// dispatcher did not authorize, or longer ago than blobs are kept.
+    #[method(name = "getDraw")]
+    async fn get_draw(&self, session: SessionId) -> RpcResult<Option<DrawReport>>;
 
     /// A job; `null` when the chain has none.
     #[method(name = "getJob")]

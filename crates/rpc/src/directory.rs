@@ -5,15 +5,16 @@ use crate::{
     error::LcaiError,
     session_view::{JobView, SessionParties, SessionView},
     types::{
-        AuthorizationRequest, BlockId, DrawCandidate, DrawFacts, JobInfo, JobTransactions, ModelInfo,
-        ReassignmentOffer, ReassignmentRequest, SessionAuthorizationGrant, SessionInfo, SessionOffer,
-        WorkerInfo,
+        AuthorizationRequest, BlockId, DrawCandidate, DrawFacts, DrawReport, DrawnWorkerInfo, JobInfo,
+        JobTransactions, ModelInfo, ModelSpeed, ReassignmentOffer, ReassignmentRequest,
+        SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
     },
 };
 use alloy_primitives::Address;
 use async_trait::async_trait;
 use lcai_exex_dispatch::{
-    AuthorizationFields, DispatchCore, DispatchError, DispatchService, Job, Offer, Session,
+    AuthorizationFields, DispatchCore, DispatchError, DispatchService, DrawRecord, Job, Offer, Session,
+    WorkerState,
 };
 use lcai_host::{BlockRef, ExtensionHandle};
 use lcai_primitives::{
@@ -61,6 +62,10 @@ pub trait Directory: SessionView {
         user: Address,
         request: ReassignmentRequest,
     ) -> Result<SessionAuthorizationGrant, LcaiError>;
+    /// The draw that a session was authorized by; `None` where none is kept.
+    async fn draw_of(&self, _session: SessionId) -> Result<Option<DrawReport>, LcaiError> {
+        Ok(None)
+    }
     /// Takes a worker's heartbeat.
     async fn heartbeat(&self, heartbeat: Heartbeat, signature: &[u8]) -> Result<(), LcaiError>;
 }
@@ -168,8 +173,9 @@ impl Directory for DispatchDirectory {
     }
 
     fn models(&self) -> Vec<ModelInfo> {
-        let now = crate::unix_now();
         self.core.read(|core| {
+            // As draws judge it.
+            let now = core.block_time();
             core.models()
                 .map(|(id, model)| {
                     let eligible: Vec<_> = core.workers().filter(|(_, w)| core.is_eligible(w, &id)).collect();
@@ -191,8 +197,8 @@ impl Directory for DispatchDirectory {
     }
 
     fn workers(&self) -> Vec<WorkerInfo> {
-        let now = crate::unix_now();
         self.core.read(|core| {
+            let now = core.block_time();
             core.workers()
                 .map(|(address, worker)| WorkerInfo {
                     address: *address,
@@ -202,6 +208,12 @@ impl Directory for DispatchDirectory {
                     free_slots: core.free_slots(address, now),
                     last_heartbeat: core.health_of(address).map(|h| h.last_heartbeat),
                     suspended_until: worker.suspended_until,
+                    state: core.state_of(address).map_or("stale", WorkerState::name).to_owned(),
+                    standing_bps: worker.standing_bps,
+                    speeds: core
+                        .speeds_of(address)
+                        .map(|(model_id, s)| ModelSpeed { model_id, jobs: s.jobs, mean_ms: s.mean_ms })
+                        .collect(),
                 })
                 .collect()
         })
@@ -310,6 +322,11 @@ impl Directory for DispatchDirectory {
         Ok(SessionAuthorizationGrant { signature: grant.signature, expiry: grant.expiry })
     }
 
+    async fn draw_of(&self, session: SessionId) -> Result<Option<DrawReport>, LcaiError> {
+        let record = self.service.draw_of(session).await.map_err(refusal)?;
+        Ok(record.map(|record| draw_report(session, record)))
+    }
+
     async fn heartbeat(&self, heartbeat: Heartbeat, signature: &[u8]) -> Result<(), LcaiError> {
         self.service.heartbeat(heartbeat, signature).await.map_err(refusal)
     }
@@ -354,6 +371,32 @@ fn offer(offer: Offer) -> SessionOffer {
             stake_cap: offer.stake_cap,
             candidates: candidates.collect(),
         },
+    }
+}
+
+fn draw_report(session_id: SessionId, record: DrawRecord) -> DrawReport {
+    let DrawRecord { user, nonce, worker, snapshot } = record;
+    let workers = snapshot.workers.iter().map(|w| DrawnWorkerInfo {
+        worker: w.worker,
+        stake: w.stake,
+        score: w.score,
+        standing_bps: w.standing_bps,
+        reputation: w.reputation(),
+        open_jobs: w.open_jobs,
+        max_jobs: w.max_jobs,
+        last_heartbeat: w.last_heartbeat,
+        why_not: w.why_not.clone(),
+    });
+    DrawReport {
+        session_id,
+        user,
+        model_id: snapshot.model_id,
+        nonce,
+        worker,
+        block: snapshot.block.into(),
+        block_time: snapshot.block_time,
+        stake_cap: snapshot.stake_cap,
+        workers: workers.collect(),
     }
 }
 

@@ -13,9 +13,9 @@ use crate::{
     tokens::TokenIssuer,
     types::{
         AuthorizationRequest, BlobQuota, BlockHint, BlockId, CallerProof, Challenge, DisputeEvidence,
-        ExtensionHealth, FrameReceipt, Health, JobInfo, JobReceipt, Login, ModelInfo, NetworkInfo,
-        PublishedBlob, ReassignmentOffer, ReassignmentRequest, SessionAuthorizationGrant, SessionInfo,
-        SessionOffer, Versions, WorkerInfo,
+        DrawReport, ExtensionHealth, FrameReceipt, Health, JobInfo, JobReceipt, Login, ModelInfo,
+        NetworkInfo, PublishedBlob, ReassignmentOffer, ReassignmentRequest, SessionAuthorizationGrant,
+        SessionInfo, SessionOffer, Versions, WorkerInfo,
     },
     unix_now,
     watch::{AccountWatch, NetworkWatch, WorkWatch},
@@ -386,6 +386,10 @@ impl LcaiApiServer for LcaiRpc {
         limit: Option<Quantity>,
     ) -> RpcResult<Vec<SessionInfo>> {
         Ok(self.parts.directory.sessions_of(account, before, page(limit)?))
+    }
+
+    async fn get_draw(&self, session: SessionId) -> RpcResult<Option<DrawReport>> {
+        Ok(self.parts.directory.draw_of(session).await?)
     }
 
     async fn get_job(&self, job: JobId) -> RpcResult<Option<JobInfo>> {

@@ -92,6 +92,82 @@ pub struct WorkerInfo {
     /// Unix seconds until which it is suspended; `None` when it is not.
     #[serde(with = "quantity::option")]
     pub suspended_until: Option<u64>,
+    /// `"ready"`, `"busy"`, `"draining"`, `"unready"` (no model backend), `"stale"` (no recent heartbeat) or `"jailed"`.
+    pub state: String,
+    /// How it has been doing on chain, basis points by which its score counts in a draw.
+    #[serde(with = "quantity")]
+    pub standing_bps: u32,
+    /// How long it takes, for each model it has completed jobs of.
+    pub speeds: Vec<ModelSpeed>,
+}
+
+/// How long a worker takes for a model, measured on chain from acknowledgement to completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelSpeed {
+    /// The model.
+    pub model_id: ModelId,
+    /// Jobs measured.
+    #[serde(with = "quantity")]
+    pub jobs: u64,
+    /// Moving mean over about eight jobs, milliseconds.
+    #[serde(with = "quantity")]
+    pub mean_ms: u64,
+}
+
+/// A draw as it was authorized, with everything it was decided by: whoever has it repeats it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DrawReport {
+    /// The session that came of it.
+    pub session_id: SessionId,
+    /// The account it was for.
+    pub user: Address,
+    /// The model.
+    pub model_id: ModelId,
+    /// The account's session nonce that was spent.
+    pub nonce: U256,
+    /// The worker that was authorized.
+    pub worker: Address,
+    /// The block whose hash seeded the draw and whose directory it used.
+    pub block: BlockId,
+    /// Its time, unix seconds, by which heartbeats were judged.
+    #[serde(with = "quantity")]
+    pub block_time: u64,
+    /// Cap on the stake that counts, wei.
+    pub stake_cap: U256,
+    /// Every worker that listed the model, ordered by address.
+    pub workers: Vec<DrawnWorkerInfo>,
+}
+
+/// A worker as a draw saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DrawnWorkerInfo {
+    /// The worker.
+    pub worker: Address,
+    /// Its stake, wei.
+    pub stake: U256,
+    /// Its score in ReputationRegistry.
+    #[serde(with = "quantity")]
+    pub score: u64,
+    /// Its standing, basis points.
+    #[serde(with = "quantity")]
+    pub standing_bps: u32,
+    /// What its score counted: score × standing.
+    #[serde(with = "quantity")]
+    pub reputation: u64,
+    /// Its open jobs.
+    #[serde(with = "quantity")]
+    pub open_jobs: u64,
+    /// Jobs it wanted to have at once; `None` when it had sent no heartbeat.
+    #[serde(with = "quantity::option")]
+    pub max_jobs: Option<u32>,
+    /// When it signed its newest heartbeat, unix seconds.
+    #[serde(with = "quantity::option")]
+    pub last_heartbeat: Option<u64>,
+    /// Why it was no candidate; `None` for a candidate.
+    pub why_not: Option<String>,
 }
 
 /// One worker that could have been drawn, with everything its weight follows from.
@@ -102,7 +178,7 @@ pub struct DrawCandidate {
     pub worker: Address,
     /// Its stake, wei.
     pub stake: U256,
-    /// Its reputation score.
+    /// What its score counts in the draw: reputation score × standing.
     #[serde(with = "quantity")]
     pub reputation: u64,
     /// Its open jobs, below the network's `maxConcurrentJobs` and its own limit.

@@ -107,6 +107,8 @@ pub struct DispatchCore {
     expiries: Table<(u64, Expiring), u8>,
     /// Written by inputs only, so that it survives reverts.
     health: Table<Address, WorkerHealth>,
+    /// Heartbeats taken since start: with the block it tells apart what snapshots are made of.
+    revision: u64,
 }
 
 impl DispatchCore {
@@ -127,6 +129,7 @@ impl DispatchCore {
             bounties: Table::new("bounties"),
             expiries: Table::new("expiries"),
             health: Table::new("health"),
+            revision: 0,
         }
     }
 
@@ -143,6 +146,11 @@ impl DispatchCore {
     /// The newest block's time, unix seconds; 0 before the first block.
     pub fn block_time(&self) -> u64 {
         self.time.get(&0).copied().unwrap_or_default()
+    }
+
+    /// Grows with every heartbeat taken since start.
+    pub const fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Every model, by id.
@@ -453,6 +461,7 @@ impl Extension for DispatchCore {
         if newer {
             health.heard_at = health.last_heartbeat.max(self.block_time());
             self.health.insert(worker, health);
+            self.revision = self.revision.wrapping_add(1);
         }
         Ok(())
     }
