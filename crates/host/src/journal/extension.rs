@@ -147,8 +147,8 @@ impl Journal {
         Ok(codec::decode::<ExtensionMeta>("extension", value.value())?.cursor)
     }
 
-    /// Every row of one table.
-    pub(crate) fn rows(&self, name: &str, table: &str) -> Result<Vec<KeyValue>, JournalError> {
+    /// Every row of one of an extension's tables, encoded, in key order: what two replays are compared by.
+    pub fn rows(&self, name: &str, table: &str) -> Result<Vec<KeyValue>, JournalError> {
         let rows = self.read()?.open_table(ROWS)?;
         let mut found = Vec::new();
         for row in rows.range((name, table, [].as_slice())..)? {
