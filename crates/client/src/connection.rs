@@ -11,7 +11,15 @@ use jsonrpsee::{
 use lcai_host::HostClient;
 use lcai_host_rpc::RpcClient;
 use lcai_rpc::{api::LcaiApiClient, types::NetworkInfo};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// The node is behind what it was asked about.
+const NOT_YET: i32 = -39013;
+/// How long a node that has just started may take to read its first block.
+const FIRST_BLOCK: Duration = Duration::from_secs(15);
 
 /// A node that serves `eth_*` and `lcai_*`.
 #[derive(Clone)]
@@ -41,7 +49,7 @@ impl Connection {
         {
             return Err(ClientError::WrongChain { expected, found });
         }
-        let network = ws.network().await.map_err(refused("lcai_network"))?;
+        let network = network(&ws).await?;
         if network.deployment.chain_id != found {
             return Err(ClientError::WrongChain { expected: network.deployment.chain_id, found });
         }
@@ -81,6 +89,19 @@ impl Connection {
             .request("eth_getTransactionReceipt", rpc_params![transaction])
             .await
             .map_err(refused("eth_getTransactionReceipt"))
+    }
+}
+
+/// Reads the network; a node that has just started is given the time to read its first block.
+async fn network(ws: &WsClient) -> Result<NetworkInfo, ClientError> {
+    let started = Instant::now();
+    loop {
+        match ws.network().await {
+            Err(RpcError::Call(e)) if e.code() == NOT_YET && started.elapsed() < FIRST_BLOCK => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            answer => return answer.map_err(refused("lcai_network")),
+        }
     }
 }
 
