@@ -51,6 +51,7 @@ async fn asking(
         chain_id: None,
         key: AccountKey::default(),
         new_session: true,
+        sortition: false,
         sessions: None,
         json: false,
         quiet: true,
@@ -92,6 +93,10 @@ async fn command_line(devnet: &Devnet) {
     let (code, text) = asking(devnet, b"hi", payer.clone(), |a| a.rpc = format!("ws://{nobody}")).await;
     assert_eq!(code, 3);
     assert!(text.contains(&nobody.to_string()), "{text}");
+
+    let (code, text) = asking(devnet, b"hi", payer.clone(), |a| a.rpc = format!("http://{nobody}")).await;
+    assert_eq!(code, 2);
+    assert!(text.contains(&format!("ws://{nobody}")), "{text}");
 
     let (code, text) = asking(devnet, b"hi", payer.clone(), |a| a.chain_id = Some(9200)).await;
     assert_eq!(code, 4);
@@ -191,7 +196,8 @@ async fn frames(devnet: &Devnet) {
     let token = mallory.token().await.unwrap();
     let (code, _) = code_of(rpc.subscribe_frames(token.clone(), session.id, 0.into()).await.unwrap_err());
     assert_eq!(code, -39003);
-    let (code, _) = code_of(rpc.poll_frames(token.clone(), session.id, 0.into(), 0.into()).await.unwrap_err());
+    let (code, _) =
+        code_of(rpc.poll_frames(token.clone(), session.id, 0.into(), 0.into()).await.unwrap_err());
     assert_eq!(code, -39003);
     let (code, _) = code_of(rpc.poll_frames("x".into(), session.id, 0.into(), 0.into()).await.unwrap_err());
     assert_eq!(code, -39003);

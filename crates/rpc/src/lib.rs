@@ -15,11 +15,15 @@ pub mod error;
 pub mod openrpc;
 pub mod types;
 
+#[cfg(test)]
+mod abuse_tests;
 mod account_index;
 mod blobs;
 mod caller;
 mod directory;
 mod fanout;
+#[cfg(test)]
+mod fuzz_tests;
 mod jwt;
 mod limits;
 #[cfg(test)]
@@ -35,6 +39,8 @@ mod streams;
 #[cfg(test)]
 mod testing;
 mod tokens;
+#[cfg(test)]
+mod torture_tests;
 mod watch;
 
 pub use api::{LcaiApiClient, LcaiApiServer};

@@ -25,7 +25,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tower::Service;
 use tower_http::cors::{Any, CorsLayer};
@@ -47,8 +47,12 @@ pub struct ServerLimits {
     pub message_buffer: u32,
     /// Calls of one connection.
     pub calls: Rate,
-    /// How long a new connection may stay silent.
+    /// How long a new connection may take until its first request is there.
     pub first_byte: Duration,
+    /// How long an HTTP connection may stay open without a request.
+    pub idle: Duration,
+    /// How long one HTTP request may take, from its header to its answer; beyond the longest poll and publication.
+    pub request: Duration,
     /// How often a WebSocket is pinged; one that does not answer for two pings is closed.
     pub ping: Duration,
 }
@@ -64,6 +68,8 @@ impl Default for ServerLimits {
             message_buffer: 32,
             calls: Rate { per_second: 200.0, burst: 1_000.0 },
             first_byte: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            request: Duration::from_secs(90),
             ping: Duration::from_secs(20),
         }
     }
@@ -215,10 +221,14 @@ impl Connection {
         let (methods, stop) = (self.methods, self.stop.clone());
         let held = Arc::clone(&permit);
         let secret = self.secret;
+        let activity = Arc::new(Activity::new());
+        let requests = Arc::clone(&activity);
         let service = tower::service_fn(move |request: HttpRequest<_>| {
+            let busy = Activity::begin(&requests);
             let allowed = secret.as_ref().is_none_or(|secret| is_authorized(secret, &request));
             let mut service = builder.clone().build(methods.clone(), stop.clone());
             if allowed && is_upgrade_request(&request) {
+                requests.upgrade();
                 let (closed, held) = (service.on_session_closed(), Arc::clone(&held));
                 tokio::spawn(async move {
                     closed.await;
@@ -227,6 +237,7 @@ impl Connection {
             }
             let answer = allowed.then(|| service.call(request));
             async move {
+                let _busy = busy;
                 match answer {
                     // A concrete error type: with a boxed one the compiler cannot see that this future is `Send`.
                     Some(answer) => answer.await.map_err(io::Error::other),
@@ -234,11 +245,82 @@ impl Connection {
                 }
             }
         });
-        if let Err(error) = serve_with_graceful_shutdown(stream, service, self.stop.shutdown()).await {
-            let error: BoxError = error;
-            tracing::debug!(%error, "connection ended");
+        tokio::select! {
+            ended = serve_with_graceful_shutdown(stream, service, self.stop.shutdown()) => {
+                if let Err(error) = ended {
+                    let error: BoxError = error;
+                    tracing::debug!(%error, "connection ended");
+                }
+            }
+            () = activity.expired(&self.limits) => {
+                counter!("lcai_rpc_connections_expired_total").increment(1);
+            }
         }
         drop(permit);
+    }
+}
+
+/// Whether a connection still does something: half-sent requests and sockets that nobody uses must not keep others out.
+struct Activity(Mutex<State>);
+
+struct State {
+    /// Requests being answered.
+    busy: usize,
+    /// When the last one began or ended; before the first, when the connection was made.
+    since: Instant,
+    /// Whether there was one.
+    used: bool,
+    /// A WebSocket: pings tell whether it is alive.
+    upgraded: bool,
+}
+
+/// A request being answered.
+struct Busy(Arc<Activity>);
+
+impl Activity {
+    fn new() -> Self {
+        Self(Mutex::new(State { busy: 0, since: Instant::now(), used: false, upgraded: false }))
+    }
+
+    fn begin(this: &Arc<Self>) -> Busy {
+        let mut state = this.0.lock();
+        state.busy += 1;
+        state.used = true;
+        state.since = Instant::now();
+        Busy(Arc::clone(this))
+    }
+
+    fn upgrade(&self) {
+        self.0.lock().upgraded = true;
+    }
+
+    /// Returns once the connection has been idle, or busy with the same request, for too long.
+    async fn expired(&self, limits: &ServerLimits) {
+        loop {
+            let deadline = {
+                let state = self.0.lock();
+                let patience = match (state.used, state.busy) {
+                    _ if state.upgraded => None,
+                    (false, _) => Some(limits.first_byte),
+                    (true, 0) => Some(limits.idle),
+                    (true, _) => Some(limits.request),
+                };
+                patience.map(|patience| state.since + patience)
+            };
+            match deadline {
+                Some(deadline) if deadline <= Instant::now() => return,
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut state = self.0.0.lock();
+        state.busy = state.busy.saturating_sub(1);
+        state.since = Instant::now();
     }
 }
 

@@ -1,0 +1,258 @@
+//! What callers do who mean harm: every refusal has a documented code, memory stays within a number, others notice nothing.
+
+use crate::{
+    LcaiApiClient, Rate, RpcSettings, ServerLimits,
+    loopback_tests::{Node, Options, code, login},
+    testing::{JOB, SESSION, Scene, chunk},
+};
+use alloy_signer::SignerSync;
+use alloy_signer_local::PrivateKeySigner;
+use jsonrpsee::{core::client::ClientT, rpc_params, ws_client::WsClientBuilder};
+use lcai_primitives::quantity::Quantity;
+use serde_json::Value;
+use std::time::Duration;
+use tempfile::tempdir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+/// What all of it together may add to the process, MiB: see [`everything_at_once_stays_within_the_bound`].
+const MEMORY_MIB: u64 = 256;
+
+/// Resident memory of this process, MiB.
+fn resident_mib() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 / (1 << 20)
+}
+
+/// Sends bytes as an HTTP body and gives the answer's status line and body.
+async fn post(node: &Node, body: &[u8]) -> (String, String) {
+    let mut stream = TcpStream::connect(node.handle.local_addr()).await.unwrap();
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The server may answer and close before it has read everything.
+    let _ = stream.write_all(body).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+}
+
+/// The code of an error in an HTTP answer.
+fn code_in(body: &str) -> i64 {
+    let start = body.find('{').unwrap_or_default();
+    let end = body.rfind('}').map_or(body.len(), |end| end + 1);
+    let answer: Value = serde_json::from_str(&body[start..end]).unwrap_or_else(|e| panic!("{e}: {body}"));
+    answer["error"]["code"].as_i64().unwrap_or_else(|| panic!("{body}"))
+}
+
+#[tokio::test]
+async fn large_and_deep_parameters_are_refused_unread() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let node = Node::plain(&scene, dir.path()).await;
+    let call = |params: String| {
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"lcai_publishBlob","params":{params}}}"#)
+    };
+    let large = call(format!(r#"["t","0x{}"]"#, "00".repeat(5 << 20)));
+    let (status, _) = post(&node, large.as_bytes()).await;
+    assert!(status.contains("413"), "{status}");
+
+    // The connection that sent it is closed, and no other.
+    let ws = WsClientBuilder::default()
+        .max_request_size(64 << 20)
+        .build(format!("ws://{}", node.handle.local_addr()))
+        .await;
+    let (ws, other) = (ws.unwrap(), node.ws().await);
+    let refused: Result<Value, _> =
+        ws.request("lcai_publishBlob", rpc_params!["t", "0x".to_owned() + &"00".repeat(5 << 20)]).await;
+    assert!(refused.is_err());
+    assert!(other.health().await.is_ok());
+
+    let unclosed = ["[".repeat(100_000), "{\"a\":".repeat(50_000)];
+    for deep in unclosed {
+        let (status, body) = post(&node, call(deep).as_bytes()).await;
+        assert!(status.contains("200"), "{status}");
+        assert_eq!(code_in(&body), -32700, "{body}");
+    }
+    // Deep, but whole: a parameter of the wrong type, found without going down.
+    for depth in [100, 10_000] {
+        let nested = call(format!("[{}1{}]", "[".repeat(depth), "]".repeat(depth)));
+        assert_eq!(code_in(&post(&node, nested.as_bytes()).await.1), -32602);
+    }
+    for (body, expected) in [
+        (&b"\xff\xfe"[..], -32700),
+        (b"", -32700),
+        (br#"{"jsonrpc":"2.0","id":1,"method":"lcai_nothing","params":[]}"#, -32601),
+        (br#"{"jsonrpc":"2.0","id":1,"method":"lcai_getJob","params":["0x01"]}"#, -32602),
+        (br#"{"jsonrpc":"2.0","id":1,"method":"lcai_getJob","params":[-1]}"#, -32602),
+        (br#"{"jsonrpc":"2.0","id":1,"method":"lcai_getJob","params":[1e40]}"#, -32602),
+        (br#"{"jsonrpc":"2.0","id":1,"method":"lcai_getBlob","params":["0x00"]}"#, -32602),
+        (br#"{"jsonrpc":"2.0","id":1,"method":"lcai_getJob"}"#, -32602),
+    ] {
+        let (_, answer) = post(&node, body).await;
+        assert_eq!(code_in(&answer), expected, "{} {answer}", String::from_utf8_lossy(body));
+    }
+    let batch = format!("[{}]", vec![call("[]".into()); 51].join(","));
+    assert_eq!(code_in(&post(&node, batch.as_bytes()).await.1), -32010, "at most 50 calls in a batch");
+    assert!(other.health().await.is_ok());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn half_open_sockets_are_closed_and_make_room() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let limits = ServerLimits {
+        max_connections: 9,
+        first_byte: Duration::from_millis(300),
+        idle: Duration::from_millis(400),
+        request: Duration::from_millis(600),
+        ..ServerLimits::default()
+    };
+    let node = Node::start(&scene, dir.path(), Options { limits, ..Options::default() }).await;
+    let other = node.ws().await;
+    // Silent, half a header, a header that promises a body, and an answered request that keeps the connection.
+    let beginnings: [&[u8]; 4] = [
+        b"",
+        b"POST / HTTP/1.1\r\nHost: a\r\nX-Slow",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{",
+        b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n",
+    ];
+    let mut sockets = Vec::new();
+    for beginning in beginnings.iter().chain(&beginnings) {
+        let mut socket = TcpStream::connect(node.handle.local_addr()).await.unwrap();
+        socket.write_all(beginning).await.unwrap();
+        sockets.push(socket);
+    }
+    let refused = WsClientBuilder::default().build(format!("ws://{}", node.handle.local_addr())).await;
+    assert!(refused.is_err(), "all places are taken");
+    for mut socket in sockets {
+        let mut rest = Vec::new();
+        let closed = timeout(Duration::from_secs(5), socket.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "a half-open socket is closed");
+    }
+    assert!(other.health().await.is_ok(), "a WebSocket that says nothing for that long stays");
+    assert!(node.ws().await.health().await.is_ok(), "the places are free again");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn signatures_are_good_for_one_login_of_one_account() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let node = Node::plain(&scene, dir.path()).await;
+    let http = node.http();
+    let sign = |signer: &PrivateKeySigner, text: &str| {
+        signer.sign_message_sync(text.as_bytes()).unwrap().as_bytes().to_vec()
+    };
+    let (ann, bob) = (&scene.user, PrivateKeySigner::random());
+    let (anns, bobs) =
+        (http.challenge(ann.address()).await.unwrap(), http.challenge(bob.address()).await.unwrap());
+    let (ann_signed, bob_signed) = (sign(ann, &anns.message), sign(&bob, &bobs.message));
+    assert_eq!(code(http.login(anns.message.clone(), bob_signed.clone().into()).await), -39003, "swapped");
+    assert_eq!(code(http.login(bobs.message.clone(), ann_signed.clone().into()).await), -39003, "swapped");
+    // Somebody else's address in a text that one signs oneself: the text is not one this node made.
+    let forged = anns.message.replace(&ann.address().to_string(), &bob.address().to_string());
+    let forged_signed = sign(&bob, &forged);
+    assert_eq!(code(http.login(forged, forged_signed.into()).await), -39003);
+    let token = http.login(anns.message.clone(), ann_signed.clone().into()).await.unwrap().token;
+    assert_eq!(code(http.login(anns.message, ann_signed.into()).await), -39003, "replayed");
+
+    let bobs_token = http.login(bobs.message, bob_signed.into()).await.unwrap().token;
+    assert_eq!(code(http.poll_frames(bobs_token.clone(), SESSION, Quantity(0), Quantity(0)).await), -39003);
+    assert_eq!(code(http.submit_frames(bobs_token.clone(), vec![chunk(JOB, 1, 40)]).await), -39009);
+    // A token whose account was exchanged for another.
+    let mut mixed = bobs_token;
+    mixed.replace_range(..40, &token[..40]);
+    assert_eq!(code(http.poll_frames(mixed, SESSION, Quantity(0), Quantity(0)).await), -39003);
+    assert_eq!(http.poll_frames(token, SESSION, Quantity(0), Quantity(0)).await.unwrap(), []);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn floods_of_subscriptions_are_refused_with_codes() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let settings = RpcSettings { max_watchers: 100, ..RpcSettings::default() };
+    let node = Node::start(&scene, dir.path(), Options { settings, ..Options::default() }).await;
+    let (first, second) = (node.ws().await, node.ws().await);
+    let mut kept = Vec::new();
+    for _ in 0..64 {
+        kept.push(first.subscribe_network().await.unwrap());
+    }
+    assert_eq!(code(first.subscribe_network().await), -32006, "64 on a connection");
+    for _ in 0..36 {
+        kept.push(second.subscribe_network().await.unwrap());
+    }
+    assert_eq!(code(second.subscribe_network().await), -39007, "100 on the node");
+    drop(kept);
+    while second.subscribe_network().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    node.stop().await;
+}
+
+/// Connections, calls, large bodies, deep JSON and a worker's frames all at once, for five seconds: one well-behaved user
+/// goes on reading, and the process grows by less than [`MEMORY_MIB`].
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_at_once_stays_within_the_bound() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let settings = RpcSettings { frames: Rate { per_second: 40.0, burst: 100.0 }, ..RpcSettings::default() };
+    let limits = ServerLimits { max_connections: 200, ..ServerLimits::default() };
+    let node = Node::start(&scene, dir.path(), Options { settings, limits, ..Options::default() }).await;
+    let (ws, flooding) = (node.ws().await, node.ws().await);
+    let (user, worker) = (login(&ws, &scene.user).await, login(&ws, &scene.worker).await);
+    let before = resident_mib();
+    let until = Instant::now() + Duration::from_secs(5);
+    let address = node.handle.local_addr();
+
+    let sockets: Vec<_> = (0..300).map(|_| tokio::spawn(async move {
+        while Instant::now() < until {
+            if let Ok(mut socket) = TcpStream::connect(address).await {
+                let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 10485760\r\n\r\n";
+                let _ = socket.write_all(head).await;
+                let _ = socket.write_all(&[b'['; 65_536]).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    })).collect();
+    let mut refused = 0;
+    let mut seq = 0;
+    let flood = async {
+        while Instant::now() < until {
+            let frames = (0..32).map(|n| chunk(JOB, seq + n + 1, 30_000)).collect();
+            match flooding.submit_frames(worker.clone(), frames).await {
+                Ok(_) => seq += 32,
+                Err(error) => {
+                    assert_eq!(code::<()>(Err(error)), -39007);
+                    refused += 1;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+    };
+    let mut stream = ws.subscribe_frames(user, SESSION, Quantity(0)).await.unwrap();
+    let mut seen = 0;
+    let reading = async {
+        while Instant::now() < until || seen < node.relay.stats().kept {
+            if let Ok(next) = timeout(Duration::from_millis(100), stream.next()).await {
+                let envelope = next.expect("the reader is not cut").unwrap();
+                assert_eq!(envelope.cursor, seen + 1);
+                seen = envelope.cursor;
+            }
+        }
+    };
+    tokio::join!(flood, reading);
+    let grown = resident_mib().saturating_sub(before);
+    println!("{seen} frames read, {refused} floods refused, {grown} MiB more resident");
+    assert!(refused > 0 && seen >= 64, "{refused} {seen}");
+    assert!(grown < MEMORY_MIB, "{grown} MiB");
+    assert!(node.relay.stats().cut_readers == 0);
+    for socket in sockets {
+        socket.await.unwrap();
+    }
+    node.stop().await;
+}
