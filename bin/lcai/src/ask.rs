@@ -46,6 +46,9 @@ pub struct AskArgs {
     /// Open a new session even if one is open
     #[arg(long)]
     pub new_session: bool,
+    /// Have the chain draw the worker (SessionManager) instead of the dispatcher
+    #[arg(long)]
+    pub sortition: bool,
     /// Where open sessions are kept [default: the user's data directory]
     #[arg(long, value_name = "DIR")]
     pub sessions: Option<PathBuf>,
@@ -152,12 +155,33 @@ impl Asking<'_> {
                 .note(&format!("           session {} continues with worker {}", session.id, session.worker));
             return Ok((session, None));
         }
+        if self.args.sortition {
+            return self.session_by_sortition(user, genesis, model, prompt).await;
+        }
         let offer = self.progress.step("worker drawn", user.request_session(&self.args.model)).await?;
         let key = SessionKey::random();
         let both = async {
             tokio::try_join!(user.open_session(&offer, key.clone()), user.publish_prompt(&key, prompt))
         };
         let (session, published) = self.progress.step("session opened and prompt posted", both).await?;
+        let deployment = &user.node().network().deployment;
+        self.store.save(deployment.chain_id, genesis, deployment.job_registry, user.signer(), &session)?;
+        Ok((session, Some(published)))
+    }
+
+    async fn session_by_sortition(
+        &self,
+        user: &User,
+        genesis: B256,
+        model: &ModelInfo,
+        prompt: &[u8],
+    ) -> eyre::Result<(UserSession, Option<PublishedBlob>)> {
+        let key = SessionKey::random();
+        let both = async {
+            tokio::try_join!(user.open_by_sortition(model.id, key.clone()), user.publish_prompt(&key, prompt))
+        };
+        let (session, published) =
+            self.progress.step("session claimed and opened, prompt posted", both).await?;
         let deployment = &user.node().network().deployment;
         self.store.save(deployment.chain_id, genesis, deployment.job_registry, user.signer(), &session)?;
         Ok((session, Some(published)))

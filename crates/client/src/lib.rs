@@ -11,6 +11,7 @@ mod error;
 mod hand_over;
 mod job;
 mod session;
+mod sortition;
 mod stream;
 mod user;
 
@@ -18,5 +19,6 @@ pub use connection::Connection;
 pub use error::ClientError;
 pub use job::{Answer, Event};
 pub use session::{SessionStore, UserSession};
+pub use sortition::{Claimed, REQUEST_LIFETIME_SECONDS};
 pub use stream::{AnswerStream, StreamError, StreamUpdate};
 pub use user::{MAX_PROMPT_BYTES, User};

@@ -68,6 +68,72 @@ pub fn draw(
     None
 }
 
+/// Separates the sortition's use of the hash.
+const SORTITION_DOMAIN: &[u8] = b"lcai sortition v1";
+
+/// Fraction bits of a ticket.
+const TICKET_FRACTION: usize = 32;
+
+/// Times the sortition's threshold doubles over its window.
+const DOUBLINGS: u64 = 8;
+
+/// Score by which the total stake counts, SessionManager's neutral one.
+const NEUTRAL_SCORE: u64 = 5_000;
+
+/// A worker's sortition ticket (`Draw.ticket`): minus log2 of a uniform number, 32 fraction bits. The lower, the sooner
+/// its worker may claim.
+pub fn sortition_ticket(seed: B256, request: U256, worker: Address) -> U256 {
+    let hash = keccak256((keccak256(SORTITION_DOMAIN), seed, request, worker).abi_encode_params());
+    log2_inverse((U256::from_be_bytes(hash.0) >> 128usize) | U256::ONE)
+}
+
+/// 128 - log2(u) for 0 < u < 2^128, rounded up to 32 fraction bits (`Draw.log2Inverse`).
+fn log2_inverse(u: U256) -> U256 {
+    let whole = u.bit_len().saturating_sub(1);
+    let mut log = U256::from(whole) << TICKET_FRACTION;
+    let mut mantissa = u << (127usize.saturating_sub(whole));
+    for bit in (0..TICKET_FRACTION).rev() {
+        // Below 2^128 before the square, so it fits.
+        mantissa = (mantissa * mantissa) >> 127usize;
+        if mantissa.bit_len() > 128 {
+            mantissa >>= 1usize;
+            log |= U256::ONE << bit;
+        }
+    }
+    (U256::from(128u64) << TICKET_FRACTION) - log
+}
+
+/// What a sortition request decides by, for one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sortition {
+    /// Hash of the block after the request.
+    pub seed: B256,
+    /// The request's id.
+    pub request: U256,
+    /// Block of the request.
+    pub request_block: u64,
+    /// AIConfig's `claimWindowBlocks`.
+    pub window: u64,
+    /// Total stake at the end of the request's block, wei.
+    pub total_stake: U256,
+}
+
+impl Sortition {
+    /// The first block that may include the worker's claim (`SessionManager._passes`): two after the request at the
+    /// soonest, the end of the window at the latest.
+    pub fn first_block(&self, candidate: &Candidate) -> u64 {
+        let ticket = sortition_ticket(self.seed, self.request, candidate.worker);
+        let ticket = ticket.saturating_mul(self.total_stake.saturating_mul(U256::from(NEUTRAL_SCORE)));
+        let passes = |elapsed: u64| {
+            let doublings = DOUBLINGS * elapsed / self.window.max(1);
+            let shift = TICKET_FRACTION.saturating_add(usize::try_from(doublings).unwrap_or(TICKET_FRACTION));
+            ticket <= candidate.weight() << shift
+        };
+        let elapsed = (0..self.window).find(|elapsed| passes(*elapsed)).unwrap_or(self.window);
+        self.request_block.saturating_add(2).saturating_add(elapsed)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,5 +229,47 @@ mod tests {
             })
             .count();
         assert!((2890..=3110).contains(&heavy), "{heavy}");
+    }
+
+    #[test]
+    fn tickets_are_logarithms() {
+        for whole in 0..128usize {
+            let exact = U256::from(128 - whole as u64) << TICKET_FRACTION;
+            assert_eq!(log2_inverse(U256::ONE << whole), exact);
+        }
+        let three = log2_inverse(U256::from(3)).to::<u64>() as f64 / (1u64 << 32) as f64;
+        assert!((128.0 - three - 3f64.log2()).abs() < 1e-9, "{three}");
+    }
+
+    /// The first claims follow the weights, and nobody waits longer than the window.
+    #[test]
+    fn the_order_of_claims_is_a_draw_by_weight() {
+        let candidate = |n: u8, stake: u64| Candidate {
+            worker: Address::repeat_byte(n),
+            stake: U256::from(stake),
+            stake_cap: U256::MAX,
+            reputation: 5_000,
+        };
+        let (small, large) = (candidate(1, 1_000), candidate(2, 3_000));
+        let mut first = [0u32; 2];
+        for n in 0..4_000u64 {
+            let seed = keccak256(n.to_be_bytes());
+            let sortition = Sortition {
+                seed,
+                request: U256::from(n),
+                request_block: 100,
+                window: 64,
+                total_stake: U256::from(4_000),
+            };
+            let blocks = [sortition.first_block(&small), sortition.first_block(&large)];
+            assert!(blocks.iter().all(|block| (102..=166).contains(block)));
+            let ticket = |c: &Candidate| sortition_ticket(seed, U256::from(n), c.worker).to::<u64>() as f64;
+            let arrival = [ticket(&small) / 1_000.0, ticket(&large) / 3_000.0];
+            let winner = usize::from(arrival[1] < arrival[0]);
+            first[winner] += 1;
+            assert!(blocks[winner] <= blocks[1 - winner], "the sooner arrival never claims later");
+        }
+        let share = f64::from(first[1]) / 4_000.0;
+        assert!((share - 0.75).abs() < 0.03, "{share}");
     }
 }

@@ -24,8 +24,8 @@ mod testing;
 mod worker;
 
 pub use crate::core::{
-    AcknowledgedTask, Completion, JobRow, JobTask, PriorRef, ReleaseTask, SessionRow, WorkerCore,
-    WorkerCoreConfig, WorkerPlan,
+    AcknowledgedTask, ClaimTask, Completion, JobRow, JobTask, PriorRef, ReleaseTask, RequestRow, SessionRow,
+    WorkerCore, WorkerCoreConfig, WorkerPlan,
 };
 pub use error::WorkerError;
 pub use keys::WorkerKeys;

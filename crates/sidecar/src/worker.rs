@@ -159,6 +159,7 @@ impl Worker {
         let core = WorkerCore::new(WorkerCoreConfig {
             ack_depth: config.ack_depth,
             withdraw_at: config.withdraw_at,
+            models: models.keys().copied().collect(),
             ..WorkerCoreConfig::new(deployment, account.address())
         });
         let runner =
@@ -195,6 +196,8 @@ impl Worker {
             concurrency: usize::try_from(config.max_jobs).unwrap_or(16).saturating_mul(4).clamp(16, 256),
             progress: Arc::default(),
             ready: ready_receiver.clone(),
+            draining: Arc::clone(&draining),
+            max_jobs: usize::try_from(config.max_jobs).unwrap_or(usize::MAX),
             shutdown: supervisor.token(),
         };
         let executor = Arc::new(EffectExecutor::new(core.effects(), Arc::new(handler), Arc::clone(&host)));

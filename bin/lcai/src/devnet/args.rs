@@ -118,6 +118,7 @@ async fn ask(url: &str, data_dir: &Path, progress: Progress, prompt: &str) -> ey
         chain_id: None,
         key: AccountKey::default(),
         new_session: true,
+        sortition: false,
         sessions: None,
         json: false,
         quiet: false,

@@ -2,10 +2,13 @@
 
 mod plan;
 mod records;
+mod sortition;
 
 pub use plan::WorkerPlan;
 pub(crate) use plan::{job_call, session_call};
-pub use records::{AcknowledgedTask, Completion, JobRow, JobTask, PriorRef, ReleaseTask, SessionRow};
+pub use records::{
+    AcknowledgedTask, ClaimTask, Completion, JobRow, JobTask, PriorRef, ReleaseTask, RequestRow, SessionRow,
+};
 
 use alloy_primitives::{Address, B256, Bytes, Keccak256, U256};
 use alloy_sol_types::SolCall;
@@ -16,7 +19,7 @@ use lcai_primitives::{
     JobState, SessionStatus,
     contracts::{self, Deployment, JobRegistry},
     history::{HISTORY_BLOCKS, answer_in_history, in_history},
-    ids::{JobId, SessionId, Subject},
+    ids::{JobId, ModelId, SessionId, Subject},
     params::ChainParams,
 };
 use plan::{decode, params_calls};
@@ -30,6 +33,7 @@ pub(crate) mod action {
     pub(crate) const COMPLETE: &str = "complete";
     pub(crate) const RELEASE: &str = "release";
     pub(crate) const WITHDRAW: &str = "withdraw";
+    pub(crate) const CLAIM: &str = "claim";
 }
 
 /// What the core is told once and for all.
@@ -49,6 +53,8 @@ pub struct WorkerCoreConfig {
     pub release_retry_seconds: u64,
     /// Earnings (wei) that are withdrawn by themselves; `None`: never.
     pub withdraw_at: Option<U256>,
+    /// Models whose sortition requests are claimed.
+    pub models: Vec<ModelId>,
 }
 
 impl WorkerCoreConfig {
@@ -62,6 +68,7 @@ impl WorkerCoreConfig {
             release_batch: 50,
             release_retry_seconds: 60,
             withdraw_at: None,
+            models: Vec::new(),
         }
     }
 }
@@ -86,6 +93,8 @@ pub struct WorkerCore {
     releasable: Table<(u64, JobId), Releasable>,
     /// Wei earned since the last withdrawal.
     earned: Table<u8, U256>,
+    /// Sortition requests that nobody has claimed.
+    requests: Table<u64, RequestRow>,
 }
 
 impl WorkerCore {
@@ -99,6 +108,7 @@ impl WorkerCore {
             jobs: Table::new("jobs"),
             releasable: Table::new("releasable"),
             earned: Table::new("earned"),
+            requests: Table::new("requests"),
         }
     }
 
@@ -497,8 +507,11 @@ impl Extension for WorkerCore {
         for log in &block.logs {
             if log.address == self.config.deployment.job_registry {
                 self.log(block, log, effects)?;
+            } else if Some(log.address) == self.config.deployment.session_manager {
+                self.sortition_log(block, log)?;
             }
         }
+        self.claim(block, effects)?;
         self.release(block, effects)?;
         self.withdraw(block, effects)?;
         self.prune(block.number);
@@ -517,12 +530,13 @@ impl Extension for WorkerCore {
             &mut self.jobs,
             &mut self.releasable,
             &mut self.earned,
+            &mut self.requests,
         ]
     }
 }
 
 /// A contract time; one beyond 64 bits never comes.
-fn seconds(value: U256) -> u64 {
+pub(crate) fn seconds(value: U256) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }
 

@@ -4,7 +4,7 @@ use alloy_primitives::{Address, U256};
 use alloy_sol_types::{SolCall, SolEvent};
 use lcai_host::{Call, FeedBlock, FeedLog, ReadPlan};
 use lcai_primitives::{
-    contracts::{Deployment, JobRegistry},
+    contracts::{Deployment, JobRegistry, ReputationRegistry, SessionManager, WorkerRegistry},
     params::ChainParams,
 };
 use std::collections::BTreeSet;
@@ -25,25 +25,56 @@ impl WorkerPlan {
 
     /// The contracts whose logs the feed must hold.
     pub fn watched(deployment: &Deployment) -> Vec<Address> {
-        vec![deployment.ai_config, deployment.job_registry]
+        let always = [deployment.ai_config, deployment.job_registry];
+        always.into_iter().chain(deployment.session_manager).collect()
     }
 }
 
 impl ReadPlan for WorkerPlan {
     fn reads(&self, block: &FeedBlock, first: bool) -> Vec<Call> {
         let (mut config, mut jobs, mut sessions) = (first, BTreeSet::new(), BTreeSet::new());
+        let mut requests = BTreeSet::new();
         for log in &block.logs {
             if log.address == self.deployment.ai_config {
                 config = true;
             } else if log.address == self.deployment.job_registry {
                 touch(log, self.worker, &mut jobs, &mut sessions);
+            } else if Some(log.address) == self.deployment.session_manager {
+                requests.extend(decode::<SessionManager::SessionRequested>(log).map(|e| e.reqId));
             }
         }
         let mut calls = if config { params_calls(&self.deployment) } else { Vec::new() };
         calls.extend(sessions.into_iter().map(|id| session_call(&self.deployment, id)));
         calls.extend(jobs.into_iter().map(|id| job_call(&self.deployment, id)));
+        for request in requests {
+            calls.extend(request_calls(&self.deployment, self.worker, request, block.number));
+        }
         calls
     }
+}
+
+/// What the worker's place in a sortition follows from, at the block of the request: the request, the worker's stake,
+/// everybody's stake, the capabilities asked for and had, and the score where there is a registry for it.
+pub(super) fn request_calls(
+    deployment: &Deployment,
+    worker: Address,
+    request: U256,
+    block: u64,
+) -> Vec<Call> {
+    let Some(manager) = deployment.session_manager else { return Vec::new() };
+    let call = |to: Address, input: Vec<u8>| Call { to, input: input.into() };
+    let registry = deployment.worker_registry;
+    let mut calls = vec![
+        call(manager, SessionManager::getRequestCall { reqId: request }.abi_encode()),
+        call(manager, SessionManager::getRequiredCapabilitiesCall { reqId: request }.abi_encode()),
+        call(registry, WorkerRegistry::getWorkerStakeCall { worker }.abi_encode()),
+        call(registry, WorkerRegistry::getWorkerCapabilitiesCall { worker }.abi_encode()),
+        call(registry, WorkerRegistry::getTotalStakedCall { blockNumber: U256::from(block) }.abi_encode()),
+    ];
+    if let Some(scores) = deployment.reputation_registry {
+        calls.push(call(scores, ReputationRegistry::getScoreCall { worker }.abi_encode()));
+    }
+    calls
 }
 
 fn touch(log: &FeedLog, me: Address, jobs: &mut BTreeSet<U256>, sessions: &mut BTreeSet<U256>) {

@@ -1,6 +1,6 @@
 //! What the worker remembers, and what its effects are told.
 
-use alloy_primitives::{Address, B256, Bytes};
+use alloy_primitives::{Address, B256, Bytes, U256};
 use lcai_host::BlockRef;
 use lcai_primitives::{
     JobState, SessionStatus,
@@ -105,4 +105,32 @@ pub struct AcknowledgedTask {
 pub struct ReleaseTask {
     /// The jobs, by number.
     pub jobs: Vec<JobId>,
+}
+
+/// A sortition request the worker may claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestRow {
+    /// Tells it apart from another request under its number on another fork.
+    pub transaction: B256,
+    /// Block of the request.
+    pub block: u64,
+    /// Unix seconds until which it may be claimed and keyed.
+    pub expiry: u64,
+    /// The worker's stake at that block, wei.
+    pub stake: U256,
+    /// The worker's score at that block.
+    pub score: u64,
+    /// Everybody's stake at the end of that block, wei.
+    pub total_stake: U256,
+    /// The first block that may include the worker's claim, once the seed is known.
+    pub claim_in: Option<u64>,
+}
+
+/// Payload of `claim`: a sortition request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimTask {
+    /// The request's id.
+    pub request: u64,
+    /// The first block that may include the claim.
+    pub claim_in: u64,
 }

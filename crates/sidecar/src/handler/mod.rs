@@ -5,12 +5,14 @@
 
 mod acknowledge;
 mod answer;
+mod claim;
 mod infer;
 mod money;
 
 use crate::{
     blobs::PoolForm,
-    core::{AcknowledgedTask, JobTask, ReleaseTask, WorkerCore, action},
+    core::{AcknowledgedTask, ClaimTask, JobTask, ReleaseTask, WorkerCore, action},
+    heartbeat::Draining,
     load::InferenceLoad,
     node::NodeClient,
     prompts::{OpenError, Prompts},
@@ -78,6 +80,9 @@ pub(crate) struct WorkerHandler {
     pub(crate) progress: Arc<Progress>,
     /// Whether the model backend answers.
     pub(crate) ready: watch::Receiver<bool>,
+    pub(crate) draining: Arc<Draining>,
+    /// Open jobs beyond which no session is claimed.
+    pub(crate) max_jobs: usize,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -144,6 +149,10 @@ impl EffectHandler for WorkerHandler {
                 Err(outcome) => Err(outcome),
             },
             action::WITHDRAW => self.withdraw().await,
+            action::CLAIM => match payload::<ClaimTask>(intent) {
+                Ok(task) => self.claim(&task, context.attempt).await,
+                Err(outcome) => Err(outcome),
+            },
             other => Err(abandon(format!("there is no action {other}"))),
         };
         result.unwrap_or_else(|outcome| outcome)
@@ -159,7 +168,8 @@ pub(crate) type Step<T = EffectOutcome> = Result<T, EffectOutcome>;
 
 /// Whether an action sends transactions.
 fn sends(action: &str) -> bool {
-    [action::ACKNOWLEDGE, action::COMPLETE, action::RELEASE, action::WITHDRAW].contains(&action)
+    [action::ACKNOWLEDGE, action::COMPLETE, action::RELEASE, action::WITHDRAW, action::CLAIM]
+        .contains(&action)
 }
 
 impl WorkerHandler {

@@ -137,6 +137,8 @@ impl Bench {
             concurrency: 32,
             progress: Arc::default(),
             ready: watch::channel(true).1,
+            draining: Arc::default(),
+            max_jobs: 4,
             shutdown: CancellationToken::new(),
         };
         let executor = EffectExecutor::new(core.effects(), Arc::new(handler), host);
