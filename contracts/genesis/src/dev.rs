@@ -44,6 +44,8 @@ pub enum Role {
     Disputer,
     /// Posts the evidence of verdicts.
     DisputerBlob,
+    /// Pays for canaries.
+    Treasury,
     /// Proposes and executes through the timelock.
     Governor,
     /// May pause.
@@ -65,6 +67,7 @@ impl Role {
             Self::Governor => 104,
             Self::Guardian => 105,
             Self::DisputerBlob => 106,
+            Self::Treasury => 107,
             Self::Worker(n) => 200 + 2 * n,
             Self::WorkerBlob(n) => 201 + 2 * n,
         }
@@ -100,6 +103,7 @@ impl DevAccounts {
             Role::NodeBlob,
             Role::Disputer,
             Role::DisputerBlob,
+            Role::Treasury,
             Role::Governor,
             Role::Guardian,
         ];

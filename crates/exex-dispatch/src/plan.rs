@@ -29,7 +29,7 @@ impl DispatchPlan {
     pub fn watched(deployment: &Deployment) -> Vec<Address> {
         [Some(deployment.worker_registry), Some(deployment.ai_config), Some(deployment.job_registry)]
             .into_iter()
-            .chain([deployment.session_manager, deployment.reputation_registry])
+            .chain([deployment.session_manager, deployment.reputation_registry, deployment.canary_ledger])
             .flatten()
             .collect()
     }

@@ -4,6 +4,7 @@
 //! therefore first looks what has happened already, on chain and in the node's own records.
 
 use crate::{
+    canary::Seeds,
     core::action,
     plan::job_call,
     records::Case,
@@ -26,10 +27,13 @@ use lcai_primitives::{
     contracts::{self, AIConfig, Deployment, JobRegistry},
 };
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 #[cfg(test)]
 mod tests;
+
+mod canaries;
 
 /// Gas of a transfer without calldata.
 const TRANSFER_GAS: u64 = 21_000;
@@ -49,6 +53,8 @@ pub struct DisputeParts {
     pub lane: Arc<TxLane>,
     /// Blob transactions of the disputer's blob account.
     pub blobs: Arc<TxLane>,
+    /// The secrets of our canaries, where this node runs them.
+    pub seeds: Option<Seeds>,
     /// Unix seconds from which the chain takes EIP-7594 sidecars (Osaka); `None`: not scheduled.
     pub osaka_time: Option<u64>,
     /// The time.
@@ -90,6 +96,10 @@ impl DisputeHandler {
     /// Ties the parts together.
     pub fn new(parts: DisputeParts) -> Self {
         Self { parts, ruling: Mutex::new(HashSet::new()) }
+    }
+
+    async fn with_case(&self, intent: &Intent, then: impl AsyncFnOnce(Case) -> Step) -> Step {
+        then(payload(&intent.payload)?).await
     }
 
     /// Repeats the job and keeps what came of it. Nothing leaves the node.
@@ -281,13 +291,15 @@ impl DisputeHandler {
 #[async_trait]
 impl EffectHandler for DisputeHandler {
     async fn execute(&self, intent: &Intent, context: EffectContext) -> EffectOutcome {
-        let case: Case = match postcard::from_bytes(&intent.payload) {
-            Ok(case) => case,
-            Err(e) => return abandon(format!("unreadable payload: {e}")),
-        };
+        let client = context.client.as_ref();
         let step = match intent.action.as_str() {
-            action::JUDGE => self.judge(&case).await,
-            action::RESOLVE | action::RESOLVE_LATE => self.resolve(&case, context.client.as_ref()).await,
+            action::JUDGE => self.with_case(intent, async |case| self.judge(&case).await).await,
+            action::RESOLVE | action::RESOLVE_LATE => {
+                self.with_case(intent, async |case| self.resolve(&case, client).await).await
+            }
+            action::FILE => self.with_case(intent, async |case| self.file(&case, client).await).await,
+            action::COMMIT => self.commit(&intent.payload, client).await,
+            action::REVEAL => self.reveal(&intent.payload, client).await,
             other => Err(abandon(format!("{other} is no effect of the disputer"))),
         };
         step.unwrap_or_else(|outcome| outcome)
@@ -319,6 +331,11 @@ fn sent(account: Address, sent: Result<Sent, LaneError>) -> Step<B256> {
         // What would revert now was overtaken by another transaction; the next attempt sees by whose.
         Err(error) => Err(retry(1_000, error)),
     }
+}
+
+/// What an intent carries.
+fn payload<T: DeserializeOwned>(bytes: &[u8]) -> Step<T> {
+    postcard::from_bytes(bytes).map_err(|e| abandon(format!("unreadable payload: {e}")))
 }
 
 fn retry(milliseconds: u64, reason: impl fmt::Display) -> EffectOutcome {

@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod canary;
 mod core;
 mod handler;
 mod history;
@@ -24,7 +25,10 @@ pub use core::{DisputerConfig, DisputerCore};
 pub use handler::{DisputeHandler, DisputeParts};
 pub use history::reachable_histories;
 pub use plan::DisputerPlan;
-pub use records::{AnswerRow, Case, DisputeRow, JobRow, Outcome, PriorRef, SessionRow, WorkerRecord};
+pub use records::{
+    AnswerRow, Case, DisputeRow, EpochRow, JobRow, Outcome, PriorRef, Revealed, SessionRow, Suspension,
+    WorkerRecord,
+};
 pub use reexecution::{JudgeError, Reexecution, ReexecutionParts, Undecided};
 pub use verdict::{
     ByteEquality, Comparison, EVIDENCE_VERSION, Evidence, EvidenceError, Finding, Ground, Judgement, Ladder,

@@ -24,7 +24,8 @@ impl DisputerPlan {
 
     /// The contracts whose logs the feed must hold.
     pub fn watched(deployment: &Deployment) -> Vec<Address> {
-        vec![deployment.ai_config, deployment.job_registry]
+        let ours = [deployment.ai_config, deployment.job_registry, deployment.worker_registry];
+        ours.into_iter().chain(deployment.canary_ledger).collect()
     }
 }
 

@@ -34,6 +34,8 @@ pub struct JobRow {
     pub state: JobState,
     /// The block that submitted it.
     pub submitted_in: BlockRef,
+    /// That block's time, unix seconds.
+    pub submitted_at: u64,
     /// Its answer, once it has one.
     pub answer: Option<AnswerRow>,
     /// The dispute over it, once there is one.
@@ -94,6 +96,45 @@ pub struct WorkerRecord {
     pub defaulted: u64,
 }
 
+impl WorkerRecord {
+    /// Whether it lost a dispute, or waits for the verdict on one: then it is tested more often.
+    pub const fn is_suspected(&self) -> bool {
+        let ended = self.convicted.saturating_add(self.acquitted).saturating_add(self.defaulted);
+        self.convicted > 0 || self.disputed > ended
+    }
+}
+
+/// What CanaryLedger holds for an epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochRow {
+    /// The commitment to its seed.
+    pub root: B256,
+    /// Block time of the commitment, unix seconds.
+    pub committed_at: u64,
+    /// Its seed and canaries, once they are known.
+    pub revealed: Option<Revealed>,
+    /// Whether the reveal was asked for.
+    pub asked: bool,
+}
+
+/// A revealed epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revealed {
+    /// The seed.
+    pub seed: B256,
+    /// The jobs that were canaries.
+    pub jobs: Vec<JobId>,
+}
+
+/// A time in which a worker was suspended, unix seconds of block time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    /// When it began.
+    pub from: u64,
+    /// When the worker was reinstated; `None` while it is not.
+    pub until: Option<u64>,
+}
+
 /// An earlier or neighbouring job of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PriorRef {
@@ -116,6 +157,8 @@ pub struct Case {
     pub model: ModelId,
     /// Whether its user filed the dispute, and not the disputer.
     pub by_user: bool,
+    /// Whether it is judged without a dispute, as a canary: nobody waits for the verdict.
+    pub canary: bool,
     /// The session keys wrapped for the disputer, newest first.
     pub escrow: Vec<Bytes>,
     /// Block of the submission; the history rule counts from it.

@@ -125,14 +125,14 @@ impl Reexecution {
     /// When there is none.
     pub async fn judge(&self, case: &Case, budget: Duration) -> Result<Evidence, JudgeError> {
         let judged = async {
-            let urgency =
-                if case.deadline == u64::MAX { Urgency::Canary } else { Urgency::Dispute(case.deadline) };
+            let urgency = if case.canary { Urgency::Canary } else { Urgency::Dispute(case.deadline) };
             let opening = Opening::escrowed(&case.escrow, &self.parts.escrow, Arc::clone(&self.parts.blobs));
             let opening = opening.ok_or(Undecided::NotEscrowedHere)?;
             let opened = match self.open(case, &opening).await? {
                 Ok(opened) => opened,
                 Err(ground) => return Ok(decided(case, ground)),
             };
+            metrics::gauge!("lcai_disputer_queue").set(self.turns.waiting() as f64);
             let _turn = self.turns.take(urgency).await;
             self.compare(case, &opened).await
         };

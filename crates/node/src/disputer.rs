@@ -9,6 +9,7 @@ use lcai_crypto::EncryptionSecret;
 use lcai_exex_disputer::{
     DisputeHandler, DisputeParts, DisputerConfig, DisputerCore, Ladder, Reexecution, ReexecutionParts,
     Verdicts,
+    canary::{Epochs, Seeds},
 };
 use lcai_host::{
     EffectHandler, ExtensionHandle, FeedState, HostClient, Journal, Supervisor, SystemClock, TxLane,
@@ -33,6 +34,8 @@ pub struct DisputerRole {
     pub reorg_depth: u64,
     /// Jobs repeated at once.
     pub parallel: usize,
+    /// Seconds of an epoch of canaries, at least a minute; `None`: this disputer commits to no canaries and sends none.
+    pub canary_epoch_seconds: Option<u64>,
 }
 
 impl DisputerRole {
@@ -55,6 +58,10 @@ pub struct DisputerHandle {
     pub core: ExtensionHandle<DisputerCore>,
     /// What it judged and signed.
     pub verdicts: Verdicts,
+    /// How time is cut into epochs of canaries.
+    pub epochs: Epochs,
+    /// The secrets of its canaries, where it runs them.
+    pub seeds: Option<Seeds>,
 }
 
 pub(crate) struct Surroundings<'a> {
@@ -90,21 +97,27 @@ pub(crate) fn start(role: DisputerRole, node: Surroundings<'_>) -> eyre::Result<
         reorg_depth: role.reorg_depth,
         parallel: role.parallel,
     });
+    let defaults = DisputerConfig::new(deployment, role.account.address());
+    let epochs = role.canary_epoch_seconds.map_or(defaults.epochs, |length| Epochs { length });
     let core = DisputerCore::new(DisputerConfig {
         reorg_depth: role.reorg_depth,
-        ..DisputerConfig::new(deployment, role.account.address())
+        epochs,
+        canaries: role.canary_epoch_seconds.is_some(),
+        ..defaults
     });
     let verdicts = Verdicts::new(node.journal.records("verdicts"));
+    let seeds = role.canary_epoch_seconds.map(|_| Seeds::new(node.journal.records("canary seeds")));
     let handler: Arc<dyn EffectHandler> = Arc::new(DisputeHandler::new(DisputeParts {
         deployment,
         reexecution: Arc::new(reexecution),
         verdicts: verdicts.clone(),
         lane: Arc::new(TxLane::new(client.clone(), role.account)),
         blobs: Arc::new(TxLane::blob(client.clone(), role.blob_key)),
+        seeds: seeds.clone(),
         osaka_time: node.config.osaka_time,
         clock: Arc::new(SystemClock),
     }));
     let core =
         start_extension(node.supervisor, node.journal, node.feed, client, core, Some(handler), "disputer")?;
-    Ok(DisputerHandle { core, verdicts })
+    Ok(DisputerHandle { core, verdicts, epochs, seeds })
 }

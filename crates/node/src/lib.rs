@@ -1,9 +1,11 @@
 //! A node: the extensions over a host, and the `lcai_*` module that serves them. Every host uses this one assembly.
 
+mod canaries;
 mod disputer;
 mod drill;
 mod start_check;
 
+pub use canaries::CanaryRole;
 pub use disputer::{DisputerHandle, DisputerRole};
 
 use alloy_primitives::{B256, Bytes};
@@ -78,15 +80,22 @@ impl NodeConfig {
 }
 
 /// A running node.
-#[derive(Debug)]
 pub struct Node {
     supervisor: Supervisor,
     relay: Arc<Relay>,
     dispatch: ExtensionHandle<DispatchCore>,
     disputer: Option<DisputerHandle>,
+    journal: Arc<Journal>,
+    client: Arc<dyn HostClient>,
     module: RpcModule<()>,
     operator: RpcModule<()>,
     feed: watch::Receiver<FeedState>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("dispatch", &self.dispatch).finish_non_exhaustive()
+    }
 }
 
 impl Node {
@@ -160,14 +169,15 @@ impl Node {
             client.clone(),
             journal.records("dispatch"),
         ));
-        let parts = Parts { journal, client, service, blobs, feed: feed.clone() };
+        let parts =
+            Parts { journal: journal.clone(), client: client.clone(), service, blobs, feed: feed.clone() };
         let mut extensions: Vec<Arc<dyn ExtensionStatus>> =
             vec![Arc::new(dispatch.clone()), Arc::new(keeper)];
         if let Some(disputer) = &disputer {
             extensions.push(Arc::new(disputer.core.clone()));
         }
         let Rpc { relay, module, operator } = start_rpc(&config, &supervisor, parts, extensions)?;
-        Ok(Self { supervisor, relay, dispatch, disputer, module, operator, feed })
+        Ok(Self { supervisor, relay, dispatch, disputer, journal, client, module, operator, feed })
     }
 
     /// The `lcai_*` methods, to be merged into a server.
@@ -198,6 +208,20 @@ impl Node {
     /// The disputer, where this node is one.
     pub const fn disputer(&self) -> Option<&DisputerHandle> {
         self.disputer.as_ref()
+    }
+
+    /// Starts sending canaries, once the node that they go through serves.
+    ///
+    /// # Errors
+    /// When this node is no disputer that commits to canaries.
+    pub fn start_canaries(&self, role: CanaryRole) -> eyre::Result<()> {
+        let disputer = self.disputer.as_ref().filter(|disputer| disputer.seeds.is_some());
+        let disputer =
+            disputer.ok_or_else(|| eyre::eyre!("this node commits to no canaries, so it sends none"))?;
+        let records = self.journal.records("canaries");
+        let runner = canaries::CanaryRunner::new(role, disputer.clone(), self.client.clone(), records);
+        self.supervisor.spawn("canaries", RestartPolicy::default(), move |token| runner.clone().run(token));
+        Ok(())
     }
 
     /// Stops every task; what was accepted is durable when this returns.

@@ -2,19 +2,20 @@
 
 use super::fleet::{Fleet, FleetConfig, GOOD_MODEL, WorkerModel, backend, encryption_key};
 use crate::{ask::DEFAULT_MODEL, exit::UsageError, progress::Progress};
-use alloy_primitives::{Address, B256, Bytes};
+use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_signer_local::PrivateKeySigner;
+use alloy_sol_types::SolCall;
 use jsonrpsee::RpcModule;
 use lcai_client::Connection;
 use lcai_embedded_chain::{ChainConfig, EmbeddedChain, Mining};
 use lcai_exex_dispatch::DispatchPlan;
 use lcai_genesis::{
-    Fork, GenesisSpec, ProtocolParams,
+    Fork, GenesisSpec, LCAI, ProtocolParams,
     dev::{self, DevAccounts, Role},
 };
 use lcai_host_rpc::{NotifierConfig, RpcClient, RpcNotifier};
-use lcai_node::{DisputerRole, Node, NodeConfig};
-use lcai_primitives::contracts::Deployment;
+use lcai_node::{CanaryRole, DisputerRole, Node, NodeConfig};
+use lcai_primitives::contracts::{AIConfig, Deployment};
 use lcai_rpc::{Rate, RpcHandle, ServerLimits, serve};
 use std::{
     net::SocketAddr,
@@ -23,6 +24,12 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
+
+/// LCAI that canaries may cost in a day.
+const CANARY_CAP: u64 = 1_000;
+
+/// Accounts that canaries of an epoch come from.
+const CANARY_ACCOUNTS: u64 = 12;
 
 /// Blocks that a reorg of the embedded chain may go back: the distance of its finalized head.
 const REORG_DEPTH: u64 = 8;
@@ -46,6 +53,8 @@ pub struct DevnetConfig {
     pub data_dir: Option<PathBuf>,
     /// Windows and limits of the contracts.
     pub params: ProtocolParams,
+    /// How the disputer tests the workers; `None`: it only rules on disputes.
+    pub canaries: Option<CanaryConfig>,
     /// Where workers reach the node, when not where it listens: behind a proxy, say.
     pub worker_url: Option<String>,
 }
@@ -61,9 +70,19 @@ impl Default for DevnetConfig {
             worker_models: Vec::new(),
             data_dir: None,
             params: ProtocolParams::devnet(),
+            canaries: None,
             worker_url: None,
         }
     }
+}
+
+/// How a devnet's canaries are sent.
+#[derive(Debug, Clone, Copy)]
+pub struct CanaryConfig {
+    /// Seconds of an epoch.
+    pub epoch_seconds: u64,
+    /// AIConfig's samplingRateBps: canaries for so many of a worker's jobs, beside the one that every epoch has.
+    pub sampling_rate_bps: u32,
 }
 
 /// A complete network in this process. One per process: see [`EmbeddedChain`].
@@ -93,7 +112,8 @@ impl Devnet {
     pub async fn start(config: DevnetConfig, progress: &Progress) -> eyre::Result<Self> {
         let (data_dir, temporary) = data_dir(config.data_dir.as_deref())?;
         let accounts = DevAccounts::derive(config.workers)?;
-        let disputer = disputer(&data_dir.join("disputer")).await?;
+        let mut disputer = disputer(&data_dir.join("disputer")).await?;
+        disputer.canary_epoch_seconds = config.canaries.map(|canaries| canaries.epoch_seconds);
 
         let spec = genesis_spec(&config, &accounts)?;
         let built = progress.step("genesis built: constructors and initialisers run", build(spec)).await?;
@@ -146,10 +166,21 @@ impl Devnet {
             _removed_at_the_end: temporary,
         };
         devnet.start_workers(progress).await?;
+        if devnet.config.canaries.is_some() {
+            devnet.node.start_canaries(CanaryRole {
+                url: devnet.url.clone(),
+                treasury: Role::Treasury.signer()?,
+                daily_cap: U256::from(CANARY_CAP) * LCAI,
+                accounts: CANARY_ACCOUNTS,
+            })?;
+        }
         Ok(devnet)
     }
 
     async fn start_workers(&mut self, progress: &Progress) -> eyre::Result<()> {
+        // Before its first block the node has nothing to tell.
+        let mut cursor = self.node.dispatch().cursor();
+        tokio::time::timeout(Duration::from_secs(60), cursor.wait_for(Option::is_some)).await??;
         let connection = Connection::open(&self.url, Some(self.deployment.chain_id)).await?;
         let fleet = FleetConfig {
             node: self.config.worker_url.clone().unwrap_or_else(|| self.url.clone()),
@@ -245,7 +276,12 @@ fn genesis_spec(config: &DevnetConfig, accounts: &DevAccounts) -> eyre::Result<G
     let fork = if config.prague { Fork::Prague } else { Fork::Osaka };
     // Each start is another chain with another genesis hash: nobody takes an old session for a new one.
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().saturating_sub(1);
-    Ok(dev::spec(accounts, fork, timestamp, config.params)?)
+    let mut spec = dev::spec(accounts, fork, timestamp, config.params)?;
+    if let Some(canaries) = config.canaries {
+        let call = AIConfig::setSamplingRateBpsCall { bps: U256::from(canaries.sampling_rate_bps) };
+        spec.ai_config_calls.push(call.abi_encode().into());
+    }
+    Ok(spec)
 }
 
 async fn build(spec: GenesisSpec) -> eyre::Result<lcai_genesis::BuiltGenesis> {
@@ -269,6 +305,7 @@ async fn disputer(directory: &Path) -> eyre::Result<DisputerRole> {
         embedder: None,
         reorg_depth: REORG_DEPTH,
         parallel: 1,
+        canary_epoch_seconds: None,
     })
 }
 

@@ -1,11 +1,18 @@
 //! The disputer's pure core: which disputes there are, and what is to be done about them by when.
 
+mod canaries;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use canaries::RevealTask;
+
 use crate::{
+    canary::{Epochs, Standing, Tested},
     plan::{Touched, decode, job_call, params_calls, session_call},
-    records::{AnswerRow, Case, DisputeRow, JobRow, Outcome, PriorRef, SessionRow, WorkerRecord},
+    records::{
+        AnswerRow, Case, DisputeRow, EpochRow, JobRow, Outcome, PriorRef, SessionRow, Suspension,
+        WorkerRecord,
+    },
 };
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{SolCall, SolEvent};
@@ -29,6 +36,12 @@ pub(crate) mod action {
     pub(crate) const RESOLVE: &str = "resolveDispute";
     /// The same once the dispute is safe, when time is running out.
     pub(crate) const RESOLVE_LATE: &str = "resolveDisputeLate";
+    /// File a dispute over a canary that was answered wrongly.
+    pub(crate) const FILE: &str = "disputeJob";
+    /// Commit to the next epoch's seed.
+    pub(crate) const COMMIT: &str = "commitCanaries";
+    /// Reveal an epoch's seed and canaries.
+    pub(crate) const REVEAL: &str = "revealCanaries";
 }
 
 /// Escrowed keys kept per session; older ones are those of workers it left long ago.
@@ -43,12 +56,16 @@ pub struct DisputerConfig {
     pub account: Address,
     /// Blocks that a reorg may go back; histories within this reach of a job count.
     pub reorg_depth: u64,
+    /// How time is cut into epochs of canaries; the same for everybody who audits.
+    pub epochs: Epochs,
+    /// Whether this node runs canaries: it then commits and reveals.
+    pub canaries: bool,
 }
 
 impl DisputerConfig {
-    /// Reorgs of up to 64 blocks, two epochs.
+    /// Reorgs of up to 64 blocks (two epochs of the beacon chain), canary epochs of six hours, no canaries.
     pub const fn new(deployment: Deployment, account: Address) -> Self {
-        Self { deployment, account, reorg_depth: 64 }
+        Self { deployment, account, reorg_depth: 64, epochs: Epochs { length: 21_600 }, canaries: false }
     }
 }
 
@@ -72,6 +89,19 @@ pub struct DisputerCore {
     urgent: Table<(u64, JobId), u8>,
     workers: Table<Address, WorkerRecord>,
     expiries: Table<(u64, Expiring), u8>,
+    /// Which workers list which models.
+    listed: Table<Tested, u8>,
+    suspensions: Table<Address, Vec<Suspension>>,
+    /// Jobs completed, by epoch of the completion.
+    served: Table<(u64, Tested), u64>,
+    /// What the workers did before each epoch, and the sampling rate then.
+    standings: Table<u64, (Vec<Standing>, u32)>,
+    /// CanaryLedger's.
+    epochs: Table<u64, EpochRow>,
+    /// Our canaries, by the epoch of their account.
+    canaries: Table<(u64, JobId), u8>,
+    /// With their epochs. Written by inputs only, so that it survives reverts.
+    canary_accounts: Table<Address, u64>,
 }
 
 impl DisputerCore {
@@ -86,6 +116,13 @@ impl DisputerCore {
             urgent: Table::new("urgent"),
             workers: Table::new("workers"),
             expiries: Table::new("expiries"),
+            listed: Table::new("listed"),
+            suspensions: Table::new("suspensions"),
+            served: Table::new("served"),
+            standings: Table::new("standings"),
+            epochs: Table::new("epochs"),
+            canaries: Table::new("canaries"),
+            canary_accounts: Table::new("canary accounts"),
         }
     }
 
@@ -131,6 +168,7 @@ impl DisputerCore {
             subject: row.subject,
             model: session.model,
             by_user,
+            canary: row.dispute.is_none(),
             escrow: session.escrow.clone(),
             submit_block: row.submitted_in.number,
             answer,
@@ -209,7 +247,8 @@ impl DisputerCore {
         // None: of a session from before the feed's first block, whose jobs cannot be repeated.
         let Some(mut row) = known.or_else(|| self.new_job(block, job_id, &record)) else { return Ok(()) };
         row.state = state;
-        if row.answer.is_none() && !record.responseBlobHash.is_zero() {
+        let completed = row.answer.is_none() && !record.responseBlobHash.is_zero();
+        if completed {
             row.answer = Some(AnswerRow {
                 block: saturating(record.completionBlockNumber),
                 blob_hash: record.responseBlobHash,
@@ -231,6 +270,9 @@ impl DisputerCore {
             self.expire(block, Expiring::Job(job_id));
         }
         self.jobs.insert(job_id, row);
+        if completed {
+            self.completed(block, job_id, effects)?;
+        }
         if filed && open {
             self.take_case(block, job_id, effects)?;
         }
@@ -262,6 +304,7 @@ impl DisputerCore {
             worker: record.worker,
             state: JobState::Submitted,
             submitted_in: block.block_ref(),
+            submitted_at: block.timestamp,
             answer: None,
             dispute: None,
         })
@@ -404,7 +447,11 @@ impl Extension for DisputerCore {
     const VERSION: u32 = 1;
 
     fn apply(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
+        self.begin_epoch(block, effects)?;
         self.time.insert(0, block.timestamp);
+        for log in &block.logs {
+            self.apply_log(block, log);
+        }
         let touched = Touched::of(block, &self.config.deployment);
         if touched.config || self.params().is_none() {
             self.apply_params(block);
@@ -420,8 +467,11 @@ impl Extension for DisputerCore {
         Ok(())
     }
 
-    fn input(&mut self, _at: BlockRef, _input: &[u8], _effects: &mut Effects) -> Result<(), CoreError> {
-        Err(CoreError::BadInput("the disputer's core takes no inputs".to_owned()))
+    /// An input is an account of our canaries with its epoch.
+    fn input(&mut self, _at: BlockRef, input: &[u8], _effects: &mut Effects) -> Result<(), CoreError> {
+        let (account, epoch) = postcard::from_bytes(input).map_err(|e| CoreError::BadInput(e.to_string()))?;
+        self.add_canary_account(account, epoch);
+        Ok(())
     }
 
     fn tables(&mut self) -> Vec<&mut dyn AnyTable> {
@@ -433,6 +483,13 @@ impl Extension for DisputerCore {
             &mut self.urgent,
             &mut self.workers,
             &mut self.expiries,
+            &mut self.listed,
+            &mut self.suspensions,
+            &mut self.served,
+            &mut self.standings,
+            &mut self.epochs,
+            &mut self.canaries,
+            &mut self.canary_accounts,
         ]
     }
 }

@@ -2,6 +2,8 @@
 
 use super::{DisputerConfig, DisputerCore, action};
 use crate::{
+    canary::{AuditError, Epochs, Seed, Standing, Tested, audit, duties},
+    core::canaries::RevealTask,
     plan::DisputerPlan,
     records::{Case, Outcome, WorkerRecord},
 };
@@ -11,7 +13,7 @@ use lcai_host::{
     Call, EffectDepth, Effects, Extension, FeedBlock, FeedLog, Intent, RawChange, ReadPlan, StateRead,
 };
 use lcai_primitives::{
-    contracts::{AIConfig, Deployment, Job, JobRegistry, JobState, Session},
+    contracts::{AIConfig, CanaryLedger, Deployment, Job, JobRegistry, JobState, Session, WorkerRegistry},
     ids::{JobId, ModelId, SessionId},
 };
 use proptest::prelude::*;
@@ -22,18 +24,24 @@ const JOBS: Address = Address::repeat_byte(4);
 const USER: Address = Address::repeat_byte(9);
 const WORKER: Address = Address::repeat_byte(0x11);
 const DISPUTER: Address = Address::repeat_byte(0xdd);
+const REGISTRY: Address = Address::repeat_byte(2);
+const LEDGER: Address = Address::repeat_byte(7);
+const CANARY: Address = Address::repeat_byte(0xca);
+const EPOCHS: Epochs = Epochs { length: 100 };
+const RATE: u32 = 5_000;
+const DISPUTE_WINDOW: u64 = 30;
 const RESOLUTION: u64 = 100;
 const RETENTION: u64 = 1000;
 
 fn deployment() -> Deployment {
     Deployment {
         chain_id: 8200,
-        worker_registry: Address::repeat_byte(2),
+        worker_registry: REGISTRY,
         ai_config: CONFIG,
         job_registry: JOBS,
         session_manager: None,
         reputation_registry: None,
-        canary_ledger: None,
+        canary_ledger: Some(LEDGER),
     }
 }
 
@@ -57,9 +65,13 @@ impl World {
     }
 
     fn emit(&mut self, event: &impl SolEvent) {
+        self.emit_at(JOBS, event);
+    }
+
+    fn emit_at(&mut self, address: Address, event: &impl SolEvent) {
         let (data, index) = (event.encode_log_data(), self.logs.len() as u64);
         self.logs.push(FeedLog {
-            address: JOBS,
+            address,
             topics: data.topics().to_vec(),
             data: data.data.clone(),
             transaction_hash: keccak256((self.salt, self.number, index).abi_encode()),
@@ -69,9 +81,13 @@ impl World {
     }
 
     fn open(&mut self, escrow: &[u8]) -> u64 {
+        self.open_for(USER, escrow)
+    }
+
+    fn open_for(&mut self, user: Address, escrow: &[u8]) -> u64 {
         let id = self.sessions.len() as u64;
         let session = Session {
-            user: USER,
+            user,
             modelId: ModelId::from_name("m").0,
             worker: WORKER,
             encDisputerKey: Bytes::copy_from_slice(escrow),
@@ -80,7 +96,7 @@ impl World {
         self.sessions.insert(id, session.clone());
         self.emit(&JobRegistry::SessionCreated {
             sessionId: U256::from(id),
-            user: USER,
+            user,
             modelId: session.modelId,
             worker: WORKER,
             encWorkerKey: Bytes::new(),
@@ -202,6 +218,8 @@ impl World {
         match selector {
             AIConfig::getResolutionTimeoutCall::SELECTOR => U256::from(RESOLUTION).abi_encode(),
             AIConfig::getBlobRetentionPeriodCall::SELECTOR => U256::from(RETENTION).abi_encode(),
+            AIConfig::getSamplingRateBpsCall::SELECTOR => U256::from(RATE).abi_encode(),
+            AIConfig::getDisputeWindowCall::SELECTOR => U256::from(DISPUTE_WINDOW).abi_encode(),
             AIConfig::getSimilarityThresholdCall::SELECTOR => U256::from(8_500).abi_encode(),
             AIConfig::getCanarySimilarityThresholdCall::SELECTOR => U256::from(9_000).abi_encode(),
             AIConfig::getDisputerAddressCall::SELECTOR => self.disputer.abi_encode(),
@@ -211,7 +229,8 @@ impl World {
 }
 
 fn core() -> DisputerCore {
-    DisputerCore::new(DisputerConfig { reorg_depth: 4, ..DisputerConfig::new(deployment(), DISPUTER) })
+    let defaults = DisputerConfig::new(deployment(), DISPUTER);
+    DisputerCore::new(DisputerConfig { reorg_depth: 4, epochs: EPOCHS, ..defaults })
 }
 
 /// What a block changed, by table, and what it asked for.
@@ -393,6 +412,172 @@ fn what_no_dispute_can_need_is_forgotten() {
     apply(&mut core, &world.block(1));
     assert!(core.job(JobId(job)).is_none());
     assert!(core.session(SessionId(0)).is_none());
+}
+
+fn tested() -> Tested {
+    Tested { worker: WORKER, model: ModelId::from_name("m") }
+}
+
+impl World {
+    fn list(&mut self) {
+        self.emit_at(REGISTRY, &WorkerRegistry::ModelAdded { worker: WORKER, modelId: tested().model.0 });
+    }
+
+    fn commit(&mut self, epoch: u64, seed: &Seed) {
+        let event = CanaryLedger::CanaryCommitted { epoch: U256::from(epoch), root: seed.root(epoch) };
+        self.emit_at(LEDGER, &event);
+    }
+
+    fn reveal(&mut self, epoch: u64, seed: &Seed, jobs: &[u64]) {
+        let jobs = jobs.iter().map(|job| U256::from(*job)).collect();
+        let event = CanaryLedger::CanaryRevealed { epoch: U256::from(epoch), seed: seed.0, jobIds: jobs };
+        self.emit_at(LEDGER, &event);
+    }
+
+    /// Empty blocks until a block has the time.
+    fn wait_until(&mut self, time: u64, blocks: &mut Vec<FeedBlock>) {
+        let left = time - self.time;
+        blocks.push(self.block(left));
+    }
+}
+
+/// A chain on which epoch 12 was committed to in epoch 10 and has its canaries except those skipped, all of it revealed
+/// afterwards. Before it the worker completed `jobs` jobs of users.
+fn epoch_of_canaries(jobs: usize, seed: &Seed, skip: &[usize]) -> (Vec<FeedBlock>, usize) {
+    let (mut world, mut blocks) = (World::new(), Vec::new());
+    world.list();
+    world.commit(12, seed);
+    let session = world.open(b"key");
+    world.wait_until(1_110, &mut blocks);
+    for _ in 0..jobs {
+        let job = world.submit(session);
+        world.complete(job);
+    }
+    world.wait_until(1_200, &mut blocks);
+    let standing = [Standing { of: tested(), jobs: jobs as u64, suspected: false }];
+    let all = duties(seed, 12, EPOCHS, &standing, RATE);
+    let (canary, mut sent) = (world.open_for(CANARY, b"key"), Vec::new());
+    for (n, duty) in all.iter().enumerate() {
+        if world.time < duty.at {
+            world.wait_until(duty.at, &mut blocks);
+        }
+        if !skip.contains(&n) {
+            sent.push(world.submit(canary));
+        }
+    }
+    world.wait_until(1_450, &mut blocks);
+    world.reveal(12, seed, &sent);
+    world.wait_until(1_451, &mut blocks);
+    (blocks, all.len())
+}
+
+fn followed(blocks: &[FeedBlock]) -> DisputerCore {
+    let mut core = core();
+    for block in blocks {
+        apply(&mut core, block);
+    }
+    core
+}
+
+/// Nothing goes in but blocks: whoever follows the chain finds the same.
+#[test]
+fn a_skipped_canary_is_found_from_the_chain_alone() {
+    let seed = Seed(B256::repeat_byte(5));
+    let (blocks, duties) = epoch_of_canaries(9, &seed, &[]);
+    assert!(duties >= 3, "{duties}");
+    assert_eq!(audit(&followed(&blocks), 12, EPOCHS), Ok(Vec::new()));
+    for skipped in 0..duties {
+        let (blocks, _) = epoch_of_canaries(9, &seed, &[skipped]);
+        let missed = audit(&followed(&blocks), 12, EPOCHS).unwrap();
+        assert_eq!(missed.len(), 1, "{missed:?}");
+        assert_eq!((missed[0].duty.of, missed[0].excused), (tested(), false));
+    }
+}
+
+#[test]
+fn an_epoch_is_audited_when_it_can_be() {
+    let seed = Seed(B256::repeat_byte(5));
+    let (blocks, _) = epoch_of_canaries(3, &seed, &[]);
+    let core = followed(&blocks);
+    assert_eq!(audit(&core, 11, EPOCHS), Err(AuditError::NotCommitted(11)));
+    let core = followed(&blocks[..blocks.len() - 1]);
+    assert_eq!(audit(&core, 12, EPOCHS), Err(AuditError::NotRevealed(12)));
+
+    let mut world = World::new();
+    world.commit(10, &seed);
+    let block = world.block(1);
+    let expected = AuditError::CommittedLate { epoch: 10, committed_at: 1_000, start: 1_000 };
+    assert_eq!(audit(&followed(&[block]), 10, EPOCHS), Err(expected));
+
+    // Followed only from within the epoch.
+    let mut world = World::new();
+    world.commit(12, &seed);
+    let first = world.block(250);
+    world.reveal(12, &seed, &[]);
+    let second = world.block(1);
+    assert_eq!(audit(&followed(&[first.clone(), second]), 12, EPOCHS), Ok(Vec::new()), "nobody was listed");
+    world.reveal(11, &seed, &[]);
+    assert_eq!(audit(&followed(&[first]), 13, EPOCHS), Err(AuditError::NotCommitted(13)));
+}
+
+#[test]
+fn a_canary_is_judged_and_filed_and_a_users_job_is_not() {
+    let (mut world, mut core) = (World::new(), core());
+    let at = world.block(1);
+    apply(&mut core, &at);
+    let input = postcard::to_stdvec(&(CANARY, 10u64)).unwrap();
+    core.input(at.block_ref(), &input, &mut Effects::default()).unwrap();
+    core.tables().into_iter().for_each(|table| drop(table.drain().unwrap()));
+
+    let (canary, user) = (world.open_for(CANARY, b"key"), world.open(b"key"));
+    let (tested, asked) = (world.submit(canary), world.submit(user));
+    apply(&mut core, &world.block(1));
+    world.complete(tested);
+    world.complete(asked);
+    let completed_at = world.time;
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert_eq!(
+        asked_for(&intents, tested),
+        [(action::JUDGE, EffectDepth::Head), (action::FILE, EffectDepth::Safe)]
+    );
+    assert_eq!(intents.len(), 2, "the user's job is the user's affair");
+    assert!(intents.iter().all(|i| i.not_after == Some(completed_at + DISPUTE_WINDOW)));
+    assert_eq!((case(&intents[0]).canary, case(&intents[0]).threshold_bps), (true, 9_000));
+    assert_eq!(core.canaries_of(10), [JobId(tested)]);
+    assert_eq!(core.traffic().0, [1], "users' sessions only");
+}
+
+fn asked_for(intents: &[Intent], job: u64) -> Vec<(&str, EffectDepth)> {
+    let of = intents.iter().filter(|i| case(i).subject.job_id == JobId(job));
+    of.map(|i| (i.action.as_str(), i.depth)).collect()
+}
+
+#[test]
+fn the_ledger_is_kept_an_epoch_ahead_and_revealed_when_nobody_can_dispute() {
+    let mut core = core();
+    core.config.canaries = true;
+    let mut world = World::new();
+    apply(&mut core, &world.block(100));
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert_eq!(asked(&intents), [(action::COMMIT, EffectDepth::Head)], "epoch 11 began");
+    assert_eq!(intents[0].payload, postcard::to_stdvec(&12u64).unwrap());
+    assert_eq!(intents[0].not_after, Some(EPOCHS.start(12)));
+    let seed = Seed(B256::repeat_byte(5));
+    world.commit(12, &seed);
+    apply(&mut core, &world.block(99));
+    let mut revealed = None;
+    // A canary of epoch 12 may come until 1400; after window and resolution, 130 s, the first block of a new epoch asks.
+    for _ in 0..5 {
+        let time = world.time;
+        let (_, intents) = apply(&mut core, &world.block(100));
+        if let Some(reveal) = intents.iter().find(|i| i.action == action::REVEAL) {
+            assert_eq!(reveal.depth, EffectDepth::Finalized);
+            let task: RevealTask = postcard::from_bytes(&reveal.payload).unwrap();
+            assert_eq!((task.epoch, task.jobs), (12, Vec::new()));
+            assert_eq!(revealed.replace(time), None, "asked for once");
+        }
+    }
+    assert_eq!(revealed, Some(1_600));
 }
 
 /// One thing that happens in a block.

@@ -87,6 +87,7 @@ impl Court {
             },
             model: ModelId::from_name("m"),
             by_user: true,
+            canary: false,
             escrow: vec![wrap(&key, &escrow.public()).unwrap().to_vec().into()],
             submit_block: 100,
             answer: AnswerRow { block: 101, blob_hash: answer, ciphertext_hash: keccak256(&sealed) },
@@ -151,6 +152,7 @@ impl Court {
             verdicts: Verdicts::new(journal.records("verdicts")),
             lane: lane(LaneClass::Ordinary, 1),
             blobs: lane(LaneClass::Blob, blob_key),
+            seeds: None,
             osaka_time: Some(0),
             clock: Arc::new(FixedClock),
         })
@@ -453,5 +455,6 @@ async fn a_dispute_that_ended_otherwise_is_left_alone() {
 
 #[test]
 fn the_plan_watches_what_the_core_follows() {
-    assert_eq!(DisputerPlan::watched(&deployment()), [CONFIG, REGISTRY]);
+    let registry = deployment().worker_registry;
+    assert_eq!(DisputerPlan::watched(&deployment()), [CONFIG, REGISTRY, registry]);
 }

@@ -1,0 +1,250 @@
+//! The core's part in canaries: what workers did before each epoch, what was committed and revealed, which jobs are
+//! canaries, and what is to be sent when.
+
+use super::{DisputerCore, action};
+use crate::{
+    canary::{Standing, Tested},
+    plan::decode,
+    records::{EpochRow, Revealed, Suspension},
+};
+use alloy_primitives::{Address, B256, Keccak256};
+use lcai_host::{CoreError, EffectDepth, Effects, FeedBlock, FeedLog, OnRepeat};
+use lcai_primitives::{
+    contracts::{CanaryLedger, WorkerRegistry},
+    ids::JobId,
+};
+use serde::{Deserialize, Serialize};
+
+/// Epochs whose standing is kept for audits.
+const KEPT_EPOCHS: u64 = 64;
+
+/// Most jobs that CanaryLedger takes in one reveal (`MAX_JOBS`).
+pub(super) const MAX_REVEALED: usize = 256;
+
+/// Payload of the reveal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RevealTask {
+    pub(crate) epoch: u64,
+    pub(crate) jobs: Vec<JobId>,
+}
+
+impl DisputerCore {
+    /// What CanaryLedger holds for an epoch.
+    pub fn epoch(&self, epoch: u64) -> Option<&EpochRow> {
+        self.epochs.get(&epoch)
+    }
+
+    /// What the workers did before an epoch, and the sampling rate (basis points) then; `None` when the chain was not
+    /// followed at its beginning, or long ago.
+    pub fn standing(&self, epoch: u64) -> Option<(&[Standing], u32)> {
+        self.standings.get(&epoch).map(|(standing, rate)| (standing.as_slice(), *rate))
+    }
+
+    /// When a job was submitted (unix seconds of block time), and whom it tests.
+    pub(crate) fn tested_by(&self, job: JobId) -> Option<(u64, Tested)> {
+        let row = self.jobs.get(&job)?;
+        let model = self.sessions.get(&row.subject.session_id)?.model;
+        Some((row.submitted_at, Tested { worker: row.worker, model }))
+    }
+
+    /// Whether a worker was suspended at a time, unix seconds.
+    pub fn was_suspended(&self, worker: Address, at: u64) -> bool {
+        let suspensions = self.suspensions.get(&worker).map(Vec::as_slice).unwrap_or_default();
+        suspensions.iter().any(|s| s.from <= at && s.until.is_none_or(|until| at < until))
+    }
+
+    /// Whether an account is one of our canaries'.
+    pub fn is_canary_account(&self, account: Address) -> bool {
+        self.canary_accounts.get(&account).is_some()
+    }
+
+    /// Our canaries of an epoch, oldest first. A late one still belongs to the epoch of its account.
+    pub fn canaries_of(&self, epoch: u64) -> Vec<JobId> {
+        let range = (epoch, JobId(0))..(epoch.saturating_add(1), JobId(0));
+        self.canaries.range(range).map(|((_, job), _)| *job).collect()
+    }
+
+    /// How users ask, for canaries to do alike: jobs of each session, and the seconds between two jobs of one. Of our own
+    /// canaries nothing is told, or their habits would feed on themselves.
+    pub fn traffic(&self) -> (Vec<u64>, Vec<u64>) {
+        let users = self.sessions.iter().map(|(_, session)| session);
+        let users = users.filter(|session| !self.is_canary_account(session.user) && !session.jobs.is_empty());
+        let (mut lengths, mut gaps) = (Vec::new(), Vec::new());
+        for session in users {
+            lengths.push(session.jobs.len() as u64);
+            let times: Vec<u64> = session
+                .jobs
+                .iter()
+                .filter_map(|job| self.jobs.get(job))
+                .map(|row| row.submitted_at)
+                .collect();
+            gaps.extend(times.windows(2).filter_map(|pair| match pair {
+                [earlier, later] => Some(later.saturating_sub(*earlier)),
+                _ => None,
+            }));
+        }
+        (lengths, gaps)
+    }
+
+    /// Takes stock when a block is the first of an epoch, before anything in it is applied.
+    pub(super) fn begin_epoch(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
+        let (Some(before), epochs) = (self.time.get(&0).copied(), self.config.epochs) else { return Ok(()) };
+        let epoch = epochs.of(block.timestamp);
+        if epochs.of(before) == epoch {
+            return Ok(());
+        }
+        if let Some(rate) = self.params().map(|params| params.sampling_rate_bps) {
+            let standing = self.take_stock(epoch);
+            self.standings.insert(epoch, (standing, rate));
+        }
+        let old: Vec<_> =
+            self.served.iter().map(|(key, _)| *key).take_while(|(e, _)| *e + 1 < epoch).collect();
+        for key in old {
+            self.served.remove(&key);
+        }
+        let old: Vec<_> =
+            self.standings.iter().map(|(e, _)| *e).take_while(|e| *e + KEPT_EPOCHS < epoch).collect();
+        for key in old {
+            self.standings.remove(&key);
+        }
+        self.keep_the_ledger(block, epoch, effects)
+    }
+
+    fn take_stock(&self, epoch: u64) -> Vec<Standing> {
+        let listed = self.listed.iter().map(|(of, _)| *of);
+        let free = |of: &Tested| {
+            let suspensions = self.suspensions.get(&of.worker).map(Vec::as_slice).unwrap_or_default();
+            suspensions.last().is_none_or(|s| s.until.is_some())
+        };
+        let standing = listed.filter(free).map(|of| Standing {
+            of,
+            jobs: epoch.checked_sub(1).and_then(|e| self.served.get(&(e, of))).copied().unwrap_or_default(),
+            suspected: self.workers.get(&of.worker).is_some_and(|record| record.is_suspected()),
+        });
+        standing.collect()
+    }
+
+    /// Commits to the next epoch, and reveals those that nobody can dispute any more.
+    fn keep_the_ledger(
+        &mut self,
+        block: &FeedBlock,
+        epoch: u64,
+        effects: &mut Effects,
+    ) -> Result<(), CoreError> {
+        let Some(params) =
+            self.params().filter(|p| self.config.canaries && p.disputer == self.config.account)
+        else {
+            return Ok(());
+        };
+        let (epochs, next) = (self.config.epochs, epoch.saturating_add(1));
+        let windows = params.dispute_window.saturating_add(params.resolution_timeout);
+        let (origin, again, by) = (block.block_ref(), OnRepeat::Again, Some(epochs.start(next)));
+        if self.epochs.get(&next).is_none() {
+            let subject = self.epoch_subject(next);
+            effects.push(origin, subject, action::COMMIT, EffectDepth::Head, again, by, &next)?;
+        }
+        // A canary may come as late as the end of the next epoch.
+        let over = |e: u64| epochs.start(e.saturating_add(2)).saturating_add(windows) < block.timestamp;
+        let due: Vec<u64> = self
+            .epochs
+            .iter()
+            .filter(|(e, row)| row.revealed.is_none() && !row.asked && over(**e))
+            .map(|(e, _)| *e)
+            .collect();
+        for epoch in due {
+            let mut jobs = self.canaries_of(epoch);
+            jobs.truncate(MAX_REVEALED);
+            self.epochs.update(&epoch, |row| row.asked = true);
+            let (subject, task) = (self.epoch_subject(epoch), RevealTask { epoch, jobs });
+            effects.push(origin, subject, action::REVEAL, EffectDepth::Finalized, again, None, &task)?;
+        }
+        Ok(())
+    }
+
+    /// The subject of an effect about an epoch.
+    fn epoch_subject(&self, epoch: u64) -> B256 {
+        let mut hasher = Keccak256::new();
+        hasher.update("canary epoch");
+        hasher.update(self.config.deployment.chain_id.to_be_bytes());
+        hasher.update(self.config.deployment.canary_ledger.unwrap_or_default());
+        hasher.update(epoch.to_be_bytes());
+        hasher.finalize()
+    }
+
+    /// What WorkerRegistry and CanaryLedger say.
+    pub(super) fn apply_log(&mut self, block: &FeedBlock, log: &FeedLog) {
+        if log.address == self.config.deployment.worker_registry {
+            self.apply_registry(block, log);
+        } else if Some(log.address) == self.config.deployment.canary_ledger {
+            if let Some(e) = decode::<CanaryLedger::CanaryCommitted>(log) {
+                let row =
+                    EpochRow { root: e.root, committed_at: block.timestamp, revealed: None, asked: false };
+                self.epochs.insert(e.epoch.saturating_to(), row);
+            } else if let Some(e) = decode::<CanaryLedger::CanaryRevealed>(log) {
+                let jobs = e.jobIds.iter().filter_map(|job| JobId::try_from(*job).ok()).collect();
+                let revealed = Revealed { seed: e.seed, jobs };
+                self.epochs.update(&e.epoch.saturating_to(), |row| row.revealed = Some(revealed));
+            }
+        }
+    }
+
+    fn apply_registry(&mut self, block: &FeedBlock, log: &FeedLog) {
+        if let Some(e) = decode::<WorkerRegistry::ModelAdded>(log) {
+            self.listed.insert(Tested { worker: e.worker, model: e.modelId.into() }, 0);
+        } else if let Some(e) = decode::<WorkerRegistry::ModelRemoved>(log) {
+            self.listed.remove(&Tested { worker: e.worker, model: e.modelId.into() });
+        } else if let Some(e) = decode::<WorkerRegistry::WorkerDeregistered>(log) {
+            let gone: Vec<_> =
+                self.listed.iter().map(|(of, _)| *of).filter(|of| of.worker == e.worker).collect();
+            for of in gone {
+                self.listed.remove(&of);
+            }
+        } else if let Some(e) = decode::<WorkerRegistry::WorkerSuspended>(log) {
+            let mut known = self.suspensions.get(&e.worker).cloned().unwrap_or_default();
+            known.push(Suspension { from: block.timestamp, until: None });
+            self.suspensions.insert(e.worker, known);
+        } else if let Some(e) = decode::<WorkerRegistry::WorkerReinstated>(log) {
+            self.suspensions.update(&e.worker, |known| {
+                if let Some(last) = known.last_mut() {
+                    last.until = Some(block.timestamp);
+                }
+            });
+        }
+    }
+
+    /// A job was completed: it counts for the worker's standing, and a canary is judged.
+    pub(super) fn completed(
+        &mut self,
+        block: &FeedBlock,
+        job: JobId,
+        effects: &mut Effects,
+    ) -> Result<(), CoreError> {
+        let (Some((_, of)), epochs) = (self.tested_by(job), self.config.epochs) else {
+            return Ok(());
+        };
+        let key = (epochs.of(block.timestamp), of);
+        let served = self.served.get(&key).copied().unwrap_or_default();
+        self.served.insert(key, served + 1);
+
+        let user =
+            self.jobs.get(&job).and_then(|row| self.sessions.get(&row.subject.session_id)).map(|s| s.user);
+        let Some(params) = self.params().filter(|params| params.disputer == self.config.account) else {
+            return Ok(());
+        };
+        let Some(epoch) = user.and_then(|user| self.canary_accounts.get(&user)).copied() else {
+            return Ok(());
+        };
+        let by = Some(block.timestamp.saturating_add(params.dispute_window));
+        self.canaries.insert((epoch, job), 0);
+        let Some(mut case) = self.case(job) else { return Ok(()) };
+        case.deadline = by.unwrap_or(u64::MAX);
+        let (origin, subject, skip) = (block.block_ref(), case.subject.id(), OnRepeat::Skip);
+        effects.push(origin, subject, action::JUDGE, EffectDepth::Head, OnRepeat::Again, by, &case)?;
+        effects.push(origin, subject, action::FILE, EffectDepth::Safe, skip, by, &case)
+    }
+
+    /// An account of an epoch's canaries, told before it does anything on chain.
+    pub(super) fn add_canary_account(&mut self, account: Address, epoch: u64) {
+        self.canary_accounts.insert(account, epoch);
+    }
+}
