@@ -125,7 +125,11 @@ fn mutated(pool: &[Vec<u8>], random: &mut StdRng) -> Vec<u8> {
 fn kind<T, E: std::fmt::Display>(result: Result<T, E>) -> String {
     match result {
         Ok(_) => "ok".into(),
-        Err(error) => error.to_string().chars().filter(|c| c.is_ascii_alphabetic()).take(80).collect(),
+        Err(error) => {
+            let text = error.to_string();
+            let own = text.split(['`', '"']).next().unwrap_or_default();
+            own.chars().filter(|c| c.is_ascii_alphabetic()).take(80).collect()
+        }
     }
 }
 
@@ -243,8 +247,7 @@ async fn requests() {
             assert!(code.is_none_or(|code| CODES.contains(&code)), "{answer}");
             assert!(code.is_some() || answer.get("result").is_some(), "{answer}");
             let message = answer["error"]["message"].as_str().unwrap_or_default();
-            let message: String = message.chars().filter(|c| c.is_ascii_alphabetic()).take(60).collect();
-            format!("{code:?} {message}")
+            format!("{code:?} {}", kind(Err::<(), _>(message)))
         });
     });
     fuzzing.await.unwrap();
