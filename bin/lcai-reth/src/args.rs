@@ -1,0 +1,142 @@
+//! Our flags beside Reth's, and the file for what is long. A flag wins over the file.
+
+use crate::deployment::AddressBook;
+use clap::Args;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// `--lcai.*`.
+#[derive(Debug, Clone, Default, Args, PartialEq, Eq)]
+#[command(next_help_heading = "LightChain AI")]
+pub struct LcaiArgs {
+    /// TOML file with these settings (names without the prefix), and `[contracts]` with addresses the chain does not tell
+    #[arg(id = "lcai-config", long = "lcai.config", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where journal, answers and blobs are kept [default: lcai/ in the chain's data directory]
+    #[arg(id = "lcai-datadir", long = "lcai.datadir", value_name = "DIR")]
+    pub datadir: Option<PathBuf>,
+    /// Model this node names in its answers, which the chain only knows by their hash; can be repeated
+    #[arg(id = "lcai-model", long = "lcai.model", value_name = "NAME")]
+    pub models: Vec<String>,
+    /// Key that signs session authorizations: v3 keystore or hex file. Without it, --lcai.upstream serves sessions
+    #[arg(id = "lcai-dispatcher-key", long = "lcai.dispatcher-key", value_name = "FILE")]
+    pub dispatcher_key: Option<PathBuf>,
+    /// Key of the account that performs keeper duties: v3 keystore or hex file
+    #[arg(id = "lcai-keeper-key", long = "lcai.keeper-key", value_name = "FILE")]
+    pub keeper_key: Option<PathBuf>,
+    /// Key of the account that posts blobs for users: v3 keystore or hex file
+    #[arg(id = "lcai-blob-key", long = "lcai.blob-key", value_name = "FILE")]
+    pub blob_key: Option<PathBuf>,
+    /// The disputer's P-256 public key, told to users: its keystore (no password needed) or 65 bytes in hex
+    #[arg(id = "lcai-disputer-encryption-key", long = "lcai.disputer-encryption-key", value_name = "FILE")]
+    pub disputer_encryption_key: Option<PathBuf>,
+    /// File with the keystores' password [default: LCAI_PASSWORD]
+    #[arg(id = "lcai-password-file", long = "lcai.password-file", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// Where a node with the dispatcher key is (ws:// or wss://); sessions and streams are forwarded to it
+    #[arg(id = "lcai-upstream", long = "lcai.upstream", value_name = "URL")]
+    pub upstream: Option<url::Url>,
+    /// Start although the journal is empty and the chain shows that this node's keys have acted
+    #[arg(id = "lcai-accept-empty-journal", long = "lcai.accept-empty-journal")]
+    pub accept_empty_journal: bool,
+    /// Run as plain Reth, without the extensions
+    #[arg(id = "lcai-off", long = "lcai.off")]
+    pub off: bool,
+}
+
+/// The file of `--lcai.config`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct File {
+    datadir: Option<PathBuf>,
+    models: Vec<String>,
+    dispatcher_key: Option<PathBuf>,
+    keeper_key: Option<PathBuf>,
+    blob_key: Option<PathBuf>,
+    disputer_encryption_key: Option<PathBuf>,
+    password_file: Option<PathBuf>,
+    upstream: Option<url::Url>,
+    contracts: AddressBook,
+}
+
+/// Flags and file together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The flags, with what only the file says filled in.
+    pub args: LcaiArgs,
+    /// Addresses the operator gave.
+    pub contracts: AddressBook,
+}
+
+impl Settings {
+    /// Reads the file, if one is named. Relative paths in it count from its directory.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has a member that does not exist.
+    pub fn load(mut args: LcaiArgs) -> eyre::Result<Self> {
+        let Some(path) = args.config.clone() else {
+            return Ok(Self { args, contracts: AddressBook::default() });
+        };
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| eyre::eyre!("--lcai.config {}: {e}", path.display()))?;
+        let file: File =
+            toml::from_str(&text).map_err(|e| eyre::eyre!("--lcai.config {}: {e}", path.display()))?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        let fill = |flag: &mut Option<PathBuf>, value: Option<PathBuf>| {
+            if flag.is_none() {
+                *flag = value.map(|value| base.join(value));
+            }
+        };
+        fill(&mut args.datadir, file.datadir);
+        fill(&mut args.dispatcher_key, file.dispatcher_key);
+        fill(&mut args.keeper_key, file.keeper_key);
+        fill(&mut args.blob_key, file.blob_key);
+        fill(&mut args.disputer_encryption_key, file.disputer_encryption_key);
+        fill(&mut args.password_file, file.password_file);
+        if args.upstream.is_none() {
+            args.upstream = file.upstream;
+        }
+        if args.models.is_empty() {
+            args.models = file.models;
+        }
+        Ok(Self { args, contracts: file.contracts })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lcai.toml");
+        std::fs::write(&path, text).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn flags_win_and_paths_count_from_the_file() {
+        let (dir, path) = write(
+            "keeper-key = \"keeper.json\"\nblob-key = \"/keys/blob.json\"\nmodels = [\"llama3-8b\"]\n\
+             [contracts]\ncanary-ledger = \"0x000000000000000000000000000000001ca10008\"\n",
+        );
+        let args = LcaiArgs {
+            config: Some(path),
+            blob_key: Some(PathBuf::from("mine.json")),
+            ..LcaiArgs::default()
+        };
+        let settings = Settings::load(args).unwrap();
+        assert_eq!(settings.args.keeper_key, Some(dir.path().join("keeper.json")));
+        assert_eq!(settings.args.blob_key, Some(PathBuf::from("mine.json")));
+        assert_eq!(settings.args.models, ["llama3-8b"]);
+        assert!(settings.contracts.canary_ledger.is_some());
+    }
+
+    #[test]
+    fn an_unknown_member_is_named() {
+        let (_dir, path) = write("dispatcher-kay = \"x\"\n");
+        let args = LcaiArgs { config: Some(path), ..LcaiArgs::default() };
+        let error = Settings::load(args).unwrap_err().to_string();
+        assert!(error.contains("dispatcher-kay"), "{error}");
+    }
+}

@@ -1,0 +1,199 @@
+//! Putting the extensions into a Reth node.
+
+use crate::{
+    args::Settings,
+    client::RethClient,
+    exex::{self, EXEX_ID, ExExEnd},
+    keys,
+    notifier::{ExExLink, RethNotifier, RethNotifierConfig},
+    provider::{NodePool, NodeProvider},
+    pruning,
+};
+use alloy_primitives::Bytes;
+use alloy_signer_local::PrivateKeySigner;
+use lcai_exex_dispatch::DispatchPlan;
+use lcai_genesis::{
+    DEFAULT_CHAIN_ID,
+    dev::{DEV_MODEL, Role},
+};
+use lcai_host::{BlockRef, HostClient, WalkConfig};
+use lcai_node::{Node, NodeConfig};
+use lcai_primitives::contracts::Deployment;
+use parking_lot::Mutex;
+use reth_chainspec::{ChainSpec, EthChainSpec, EthereumHardfork, EthereumHardforks, ForkCondition};
+use reth_exex::ExExContext;
+use reth_node_api::{FullNodeComponents, NodeTypes};
+use reth_provider::PruneCheckpointReader;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// How often the head is looked at whatever the notifications say.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The assembled node, for the RPC server that is built after it.
+pub type Assembled = Arc<Mutex<Option<Node>>>;
+
+/// What assembling takes from the command line.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// Our settings.
+    pub settings: Settings,
+    /// Whether the node is a development node.
+    pub dev: bool,
+    /// Whether the node keeps our contracts' receipts and prunes the others.
+    pub receipts_filtered: bool,
+}
+
+impl Launch {
+    /// Whether the public keys of the development chain stand in for keys that were not given.
+    const fn uses_dev_keys(&self, chain_id: u64) -> bool {
+        self.dev && chain_id == DEFAULT_CHAIN_ID
+    }
+}
+
+/// The ExEx for Reth's node builder: the outer future assembles everything and can refuse to start; the inner one runs.
+///
+/// # Errors
+/// When a key cannot be used, the journal is of another chain, or what it lacks is gone from the node's database.
+pub async fn extension<N>(
+    ctx: ExExContext<N>,
+    launch: Launch,
+    assembled: Assembled,
+) -> eyre::Result<impl Future<Output = eyre::Result<()>>>
+where
+    N: FullNodeComponents<Provider: NodeProvider + PruneCheckpointReader, Pool: NodePool>,
+    N::Types: NodeTypes<ChainSpec = ChainSpec>,
+{
+    let (end, link) = exex::link();
+    let datadir = launch.settings.args.datadir.clone().unwrap_or_else(|| {
+        let chain = ctx.config.datadir.clone().resolve_datadir(ctx.config.chain.chain());
+        chain.data_dir().join(EXEX_ID)
+    });
+    let client = RethClient::new(ctx.provider().clone(), ctx.pool().clone(), launch.receipts_filtered);
+    let node = assemble(client, launch, datadir, link).await?;
+    *assembled.lock() = Some(node);
+    let stop = assembled.clone();
+    ctx.task_executor().spawn_with_graceful_shutdown_signal(move |shutdown| async move {
+        let guard = shutdown.await;
+        let node = stop.lock().take();
+        if let Some(node) = node {
+            node.stop().await;
+        }
+        drop(guard);
+    });
+    Ok(run(ctx, end))
+}
+
+async fn run<N>(ctx: ExExContext<N>, end: ExExEnd) -> eyre::Result<()>
+where
+    N: FullNodeComponents<Provider: NodeProvider>,
+{
+    exex::run(ctx, end).await
+}
+
+/// Opens keys and journals and starts the extensions over a chain.
+///
+/// # Errors
+/// As [`extension`].
+pub async fn assemble<P, T>(
+    client: RethClient<P, T>,
+    launch: Launch,
+    datadir: PathBuf,
+    link: ExExLink,
+) -> eyre::Result<Node>
+where
+    P: NodeProvider + PruneCheckpointReader,
+    T: NodePool,
+{
+    let chain = client.provider().chain_spec();
+    let deployment = launch.settings.contracts.resolve(&client).await?;
+    let config = config(launch.clone(), deployment, &chain, datadir).await?;
+    let tip = feed_tip(&config.data_dir, &config)?;
+    pruning::refuse_gap(client.provider(), tip, launch.receipts_filtered)?;
+    tokio::task::spawn_blocking(lcai_blob::warm).await?;
+
+    let watched = DispatchPlan::watched(&config.deployment);
+    let walk = RethNotifierConfig { walk: WalkConfig::new(watched), poll_interval: Some(POLL_INTERVAL) };
+    let client = Arc::new(client);
+    let notifier = RethNotifier::new(client.clone(), Arc::new(config.plan()), walk, link);
+    tracing::info!(target: "lcai", datadir = %config.data_dir.display(), job_registry = %config.deployment.job_registry,
+        dispatcher = config.dispatcher.is_some(), keeper = config.keeper.is_some(), "extensions start");
+    Node::start(config, client as Arc<dyn HostClient>, Box::new(notifier)).await
+}
+
+async fn config(
+    launch: Launch,
+    deployment: Deployment,
+    chain: &ChainSpec,
+    data_dir: PathBuf,
+) -> eyre::Result<NodeConfig> {
+    let dev = launch.uses_dev_keys(deployment.chain_id);
+    let args = launch.settings.args;
+    let osaka_time = match chain.ethereum_fork_activation(EthereumHardfork::Osaka) {
+        ForkCondition::Timestamp(time) => Some(time),
+        _ => None,
+    };
+    let mut models = args.models;
+    if dev && models.is_empty() {
+        models.push(DEV_MODEL.to_owned());
+    }
+    let (password_file, files) = (
+        args.password_file,
+        [
+            ("dispatcher", args.dispatcher_key, Role::Dispatcher),
+            ("keeper", args.keeper_key, Role::Keeper),
+            ("blob", args.blob_key, Role::NodeBlob),
+        ],
+    );
+    // Key derivation is slow on purpose; it runs where it blocks nobody.
+    let keys = tokio::task::spawn_blocking(move || {
+        let password = keys::password(password_file.as_deref())?;
+        let password = password.as_ref().map(|password| password.as_str());
+        files.into_iter().map(|(name, file, role)| key(name, file.as_deref(), role, dev, password)).collect()
+    });
+    let keys: eyre::Result<Vec<Option<PrivateKeySigner>>> = keys.await?;
+    let [dispatcher, keeper, blob_key] =
+        <[_; 3]>::try_from(keys?).map_err(|_| eyre::eyre!("three keys are read, so three come back"))?;
+    let disputer_encryption_key = match args.disputer_encryption_key {
+        Some(file) => keys::encryption_public("disputer's encryption", &file)?,
+        None => Bytes::new(),
+    };
+    Ok(NodeConfig {
+        deployment,
+        genesis_hash: chain.genesis_hash(),
+        data_dir,
+        models,
+        dispatcher,
+        keeper,
+        blob_key,
+        disputer_encryption_key,
+        osaka_time,
+        accept_empty_journal: args.accept_empty_journal,
+    })
+}
+
+fn key(
+    name: &'static str,
+    file: Option<&Path>,
+    role: Role,
+    dev: bool,
+    password: Option<&str>,
+) -> eyre::Result<Option<PrivateKeySigner>> {
+    match file {
+        Some(file) => Ok(Some(keys::account(name, file, password)?)),
+        None if dev => Ok(Some(role.signer()?)),
+        None => Ok(None),
+    }
+}
+
+/// Where the journal stands, before it is opened for good.
+fn feed_tip(data_dir: &Path, config: &NodeConfig) -> eyre::Result<Option<BlockRef>> {
+    let path = data_dir.join("journal.redb");
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(lcai_host::Journal::open(path, config.journal_identity())?.feed_tip()?)
+}
