@@ -96,7 +96,7 @@ contract DrawTest is Base {
     /// @dev The first arrival of sortition is a draw by weight too.
     function test_firstTicketFollowsWeights() public view {
         uint256[10] memory weights = [uint256(1), 1, 2, 2, 3, 3, 4, 5, 9, 10];
-        uint256 draws = 2000;
+        uint256 draws = 1000;
         uint256[10] memory hits;
         for (uint256 d = 0; d < draws; ++d) {
             uint256 best = type(uint256).max;
