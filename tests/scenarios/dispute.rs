@@ -11,17 +11,22 @@
 
 use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolCall;
-use lcai::devnet::{Devnet, DevnetConfig, WorkerModel};
+use lcai::{
+    ask::DEFAULT_MODEL,
+    devnet::{Devnet, DevnetConfig, WorkerModel},
+    verify::verify,
+};
 use lcai_client::{Answer, User, UserSession};
 use lcai_exex_disputer::{Evidence, Ground, Outcome, Score, WorkerRecord};
 use lcai_host::{Call, TxLane, TxSpec};
+use lcai_inference::{EmbeddedBackend, EmbeddedModel};
 use lcai_primitives::{
     contracts::{Job, JobRegistry, JobState, WorkerRegistry},
     ids::JobId,
 };
 use lcai_rpc::api::LcaiApiClient;
 use lcai_tests::{ask, devnet, fee, funded, open_session, run};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// Asked in this order until the two workers' answers differ.
 const QUESTIONS: [&str; 8] = [
@@ -75,6 +80,12 @@ fn the_worse_model_loses_its_dispute_and_the_honest_one_wins() {
         let Ground::Compared(comparison) = &evidence.ground else { panic!("{:?}", evidence.ground) };
         assert!(comparison.is_about(&anns.key, wrong.receipt.job.id, &wrong.text, &right.text));
         assert_eq!(U256::from(evidence.score.bps()), lost.similarityScore);
+        // And whoever holds the key comes to the same verdict alone.
+        let (repeated, posted) = verified(&devnet, &ann, &anns, wrong.receipt.job.id).await;
+        let Ground::Compared(again) = &repeated.ground else { panic!("{:?}", repeated.ground) };
+        assert_eq!((&again.judgement, &again.manifest), (&comparison.judgement, &comparison.manifest));
+        assert_eq!(again.repeated_tag, comparison.repeated_tag);
+        assert_eq!(posted.as_ref(), Some(&evidence));
         let evidence = self::evidence(&bob, &won).await;
         assert_eq!((evidence.guilty, evidence.score), (false, Score::FULL));
         assert_eq!(won.similarityScore, U256::from(10_000));
@@ -161,6 +172,20 @@ async fn evidence(user: &User, job: &Job) -> Evidence {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("the evidence is not to be had");
+}
+
+/// `lcai verify` with the model's file.
+async fn verified(
+    devnet: &Devnet,
+    user: &User,
+    session: &UserSession,
+    job: JobId,
+) -> (Evidence, Option<Evidence>) {
+    let path = devnet.data_dir().join("disputer/model.gguf");
+    let model = EmbeddedModel { name: DEFAULT_MODEL.to_owned(), path, digest: None };
+    let backend = Arc::new(EmbeddedBackend::load(&[model], 1).unwrap());
+    let models = vec![DEFAULT_MODEL.to_owned()];
+    verify(user.node(), job, session.key.clone(), backend, models, None).await.unwrap()
 }
 
 async fn read<C: SolCall>(user: &User, to: Address, call: C) -> C::Return {

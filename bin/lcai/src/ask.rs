@@ -97,7 +97,8 @@ fn check_scheme(rpc: &str) -> Result<(), UsageError> {
     Err(UsageError(format!("--rpc {rpc}: the node is asked over WebSocket, e.g. ws://{address} (or wss://)")))
 }
 
-fn default_sessions() -> eyre::Result<PathBuf> {
+/// Where sessions are kept when nothing else is said.
+pub(crate) fn default_sessions() -> eyre::Result<PathBuf> {
     let data = std::env::var_os("XDG_DATA_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")))
@@ -296,7 +297,7 @@ impl Asking<'_> {
 }
 
 /// Tells apart two devnets with the same chain id.
-async fn genesis_hash(node: &Connection) -> eyre::Result<B256> {
+pub(crate) async fn genesis_hash(node: &Connection) -> eyre::Result<B256> {
     let block: serde_json::Value = node
         .rpc()
         .request("eth_getBlockByNumber", rpc_params!["0x0", false])

@@ -1,7 +1,8 @@
 //! Commands and flags.
 
 use crate::{
-    ask::AskArgs, exit::EXIT_CODES, keys::KeysCommand, verify_draw::VerifyDrawArgs, worker::WorkerCommand,
+    ask::AskArgs, exit::EXIT_CODES, keys::KeysCommand, verify::VerifyArgs, verify_draw::VerifyDrawArgs,
+    worker::WorkerCommand,
 };
 use clap::{Parser, Subcommand};
 
@@ -28,6 +29,8 @@ pub enum Command {
     /// Run a worker beside a node
     #[command(subcommand)]
     Worker(Box<WorkerCommand>),
+    /// Repeat a job with its session's key, and say whether the answer is the model's
+    Verify(Box<VerifyArgs>),
     /// Repeat the draw that gave a session its worker, and say why others were no candidates
     VerifyDraw(VerifyDrawArgs),
     /// Make and inspect keystores
@@ -43,6 +46,7 @@ impl Cli {
             Command::Devnet(args) => crate::devnet::run(*args).await,
             Command::Ask(args) => crate::ask::run(*args).await,
             Command::Worker(command) => crate::worker::run(*command).await,
+            Command::Verify(args) => crate::verify::run(*args).await,
             Command::VerifyDraw(args) => crate::verify_draw::run(args).await,
             Command::Keys(command) => crate::keys::run(command).await,
         }

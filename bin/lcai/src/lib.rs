@@ -10,6 +10,7 @@ pub mod exit;
 pub mod keys;
 pub mod logging;
 pub mod progress;
+pub mod verify;
 pub mod verify_draw;
 pub mod worker;
 

@@ -146,7 +146,7 @@ async fn run_worker(args: WorkerArgs) -> eyre::Result<()> {
     let progress = Progress::new(false);
     let stake = args.stake.as_deref().map(|text| parse_amount("--stake", text)).transpose()?;
     let keys = read_keys(&args)?;
-    let (backend, models) = open_backend(&args).await?;
+    let (backend, models) = open_backend(args.ollama.as_deref(), &args.gguf, &args.model).await?;
     let node = progress.step("connected", Connection::open(&args.rpc, args.chain_id)).await?;
     let deployment = node.network().deployment;
     let public = keys.encryption.public().to_sec1();
@@ -210,16 +210,21 @@ fn read_keys(args: &WorkerArgs) -> Result<WorkerKeys, KeyError> {
     Ok(keys)
 }
 
-async fn open_backend(args: &WorkerArgs) -> eyre::Result<(Arc<dyn Backend>, Vec<String>)> {
-    if let Some(url) = &args.ollama {
-        let backend = OllamaBackend::new(OllamaConfig { url: url.clone(), ..Default::default() })?;
-        backend.check(&args.model).await?;
-        return Ok((Arc::new(backend), args.model.clone()));
+/// The models behind `--ollama URL --model NAME` or `--gguf NAME=FILE`, and their names.
+pub(crate) async fn open_backend(
+    ollama: Option<&str>,
+    gguf: &[String],
+    names: &[String],
+) -> eyre::Result<(Arc<dyn Backend>, Vec<String>)> {
+    if let Some(url) = ollama {
+        let backend = OllamaBackend::new(OllamaConfig { url: url.to_owned(), ..Default::default() })?;
+        backend.check(names).await?;
+        return Ok((Arc::new(backend), names.to_vec()));
     }
-    if args.gguf.is_empty() {
+    if gguf.is_empty() {
         return Err(UsageError("no model: give --gguf NAME=FILE or --ollama URL".into()).into());
     }
-    let models = args.gguf.iter().map(|spec| parse_gguf(spec)).collect::<Result<Vec<_>, _>>()?;
+    let models = gguf.iter().map(|spec| parse_gguf(spec)).collect::<Result<Vec<_>, _>>()?;
     let names = models.iter().map(|m| m.name.clone()).collect();
     let backend = tokio::task::spawn_blocking(move || EmbeddedBackend::load(&models, 1)).await??;
     Ok((Arc::new(backend), names))
