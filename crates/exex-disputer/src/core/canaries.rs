@@ -234,10 +234,11 @@ impl DisputerCore {
         let Some(epoch) = user.and_then(|user| self.canary_accounts.get(&user)).copied() else {
             return Ok(());
         };
-        let by = Some(block.timestamp.saturating_add(params.dispute_window));
+        let last = block.timestamp.saturating_add(params.dispute_window);
         self.canaries.insert((epoch, job), 0);
         let Some(mut case) = self.case(job) else { return Ok(()) };
-        case.deadline = by.unwrap_or(u64::MAX);
+        case.deadline = last;
+        let by = Some(last);
         let (origin, subject, skip) = (block.block_ref(), case.subject.id(), OnRepeat::Skip);
         effects.push(origin, subject, action::JUDGE, EffectDepth::Head, OnRepeat::Again, by, &case)?;
         effects.push(origin, subject, action::FILE, EffectDepth::Safe, skip, by, &case)
