@@ -20,7 +20,10 @@ use lcai_primitives::{
     contracts::{JobRegistry, WorkerRegistry},
     ids::JobId,
 };
-use lcai_rpc::{api::LcaiApiClient, types::WorkerInfo};
+use lcai_rpc::{
+    api::LcaiApiClient,
+    types::{SessionOffer, WorkerInfo},
+};
 use lcai_sidecar::{reinstate, top_up};
 use lcai_tests::{ask, devnet, fee, funded, idle::IdleWorker, keeper::Keeper, open_session, run};
 use std::{future::Future, time::Duration};
@@ -120,7 +123,7 @@ impl Scene {
         until("the directory has it", async || self.worker(idle.address()).await.suspended_until.is_some())
             .await;
         for _ in 0..5 {
-            let offer = self.user.request_session(DEFAULT_MODEL).await.unwrap();
+            let offer = self.offer_to_somebody().await;
             assert!(offer.facts.block.number >= again, "drawn on the directory of its block");
             assert!(offer.facts.candidates.iter().all(|c| c.worker != idle.address()));
             self.blocks(1).await;
@@ -194,16 +197,28 @@ impl Scene {
         reinstate(node.chain(), deployment, &idle.signer).await.unwrap().expect("it was suspended");
         top_up(node.chain(), deployment, &idle.signer, None).await.unwrap().expect("it was slashed");
         until("it is drawn again", async || {
-            let offer = self.user.request_session(DEFAULT_MODEL).await.unwrap();
+            let offer = self.offer_to_somebody().await;
             offer.facts.candidates.iter().any(|c| c.worker == idle.address())
         })
         .await;
     }
 
+    /// A draw for an account that never asked: one that did is given the same worker, with the facts of then, for two
+    /// minutes.
+    async fn offer_to_somebody(&self) -> SessionOffer {
+        let rpc = self.user.node().rpc();
+        rpc.request_session(
+            DEFAULT_MODEL.to_owned(),
+            alloy_signer_local::PrivateKeySigner::random().address(),
+        )
+        .await
+        .unwrap()
+    }
+
     /// Sessions until the draw gives one with the worker.
     async fn session_with(&self, worker: Address) -> UserSession {
         for _ in 0..40 {
-            let ready = self.user.request_session(DEFAULT_MODEL).await.unwrap();
+            let ready = self.offer_to_somebody().await;
             if ready.facts.candidates.iter().any(|c| c.worker == worker) {
                 let session = open_session(&self.user).await;
                 if session.worker == worker {
