@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod idle;
+pub mod keeper;
 pub mod proxy;
 
 use alloy_primitives::U256;
