@@ -119,7 +119,7 @@ fn five_thousand_jobs() {
         let params = ProtocolParams {
             ack_timeout: ACK_TIMEOUT,
             dispute_window: 4,
-            min_worker_stake: U256::from(100) * lcai(1),
+            min_worker_stake: lcai(50),
             ..ProtocolParams::devnet()
         };
         let devnet = devnet(DevnetConfig { workers: 0, params, ..DevnetConfig::default() }).await;
@@ -158,7 +158,7 @@ impl Campaign {
         let registering = (0..WORKERS).map(|n| {
             let signer = PrivateKeySigner::from_bytes(&keccak256(format!("campaign worker {n}"))).unwrap();
             // One to four minimum stakes.
-            let stake = lcai(100 * (1 + n as u64 / 10 % 4));
+            let stake = lcai(50 * (1 + n as u64 / 10 % 4));
             let (lane, chain, deployment) = (&lane, treasurer.node().chain(), *devnet.deployment());
             async move {
                 let spec = TxSpec { value: stake + lcai(5), ..TxSpec::call(signer.address(), Bytes::new()) };
