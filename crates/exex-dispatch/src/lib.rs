@@ -9,6 +9,8 @@
 mod core;
 pub mod duties;
 mod error;
+#[cfg(test)]
+mod hostile_tests;
 mod keeper;
 mod key_update;
 mod plan;

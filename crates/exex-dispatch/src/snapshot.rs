@@ -119,6 +119,17 @@ impl Snapshot {
         Ok(snapshot.summed())
     }
 
+    /// A directory made by hand; `workers` are ordered by address.
+    #[cfg(test)]
+    pub(crate) fn for_test(
+        block: BlockRef,
+        model_id: ModelId,
+        stake_cap: U256,
+        workers: Vec<DrawnWorker>,
+    ) -> Self {
+        Self { block, block_time: 1, model_id, stake_cap, workers, cumulative: Vec::new() }.summed()
+    }
+
     fn summed(mut self) -> Self {
         let mut sum = U256::ZERO;
         self.cumulative = self
@@ -207,15 +218,9 @@ mod tests {
         ) {
             workers.sort_by_key(|w| w.worker);
             workers.dedup_by_key(|w| w.worker);
-            let snapshot = Snapshot {
-                block: BlockRef { number: 7, hash: B256::repeat_byte(7) },
-                block_time: 1,
-                model_id: ModelId::from_name("m"),
-                stake_cap: U256::from(u64::MAX / 2),
-                workers,
-                cumulative: Vec::new(),
-            }
-            .summed();
+            let block = BlockRef { number: 7, hash: B256::repeat_byte(7) };
+            let cap = U256::from(u64::MAX / 2);
+            let snapshot = Snapshot::for_test(block, ModelId::from_name("m"), cap, workers);
             let candidates: Vec<draw::Candidate> = snapshot
                 .candidates()
                 .map(|(_, w)| draw::Candidate {

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 const REGISTRY: Address = Address::repeat_byte(2);
 const CONFIG: Address = Address::repeat_byte(3);
 const JOBS: Address = Address::repeat_byte(4);
-const ACK_TIMEOUT: u64 = 20;
+pub(crate) const ACK_TIMEOUT: u64 = 20;
 const DISPUTE_WINDOW: u64 = 30;
 const RETENTION: u64 = 1000;
 
@@ -33,22 +33,22 @@ fn deployment() -> Deployment {
     }
 }
 
-fn model() -> ModelId {
+pub(crate) fn model() -> ModelId {
     ModelId::from_name("m")
 }
 
-fn worker(n: u8) -> Address {
+pub(crate) fn worker(n: u8) -> Address {
     Address::repeat_byte(0x10 + n)
 }
 
 /// Contract state, and the block that is being made.
 #[derive(Debug, Clone, Default)]
-struct World {
+pub(crate) struct World {
     stakes: BTreeMap<Address, U256>,
     suspended: BTreeMap<Address, u64>,
     sessions: BTreeMap<u64, Session>,
     jobs: BTreeMap<u64, Job>,
-    time: u64,
+    pub(crate) time: u64,
     number: u64,
     tip: B256,
     logs: Vec<FeedLog>,
@@ -56,7 +56,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { time: 1_000, ..Self::default() }
     }
 
@@ -73,7 +73,7 @@ impl World {
         });
     }
 
-    fn register(&mut self, n: u8, stake: u64) {
+    pub(crate) fn register(&mut self, n: u8, stake: u64) {
         self.stakes.insert(worker(n), U256::from(stake));
         self.emit(
             REGISTRY,
@@ -88,7 +88,7 @@ impl World {
         self.emit(REGISTRY, &WorkerRegistry::WorkerSlashed { worker: worker(n), amount, newStake: stake });
     }
 
-    fn open(&mut self, n: u8) -> u64 {
+    pub(crate) fn open(&mut self, n: u8) -> u64 {
         let id = self.sessions.len() as u64;
         let session = Session {
             user: Address::repeat_byte(9),
@@ -109,14 +109,14 @@ impl World {
         id
     }
 
-    fn submit(&mut self, session: u64) -> u64 {
+    pub(crate) fn submit(&mut self, session: u64) -> u64 {
         let id = self.jobs.len() as u64;
         let worker = self.sessions[&session].worker;
         let job = Job {
             sessionId: U256::from(session),
             worker,
             escrowedFee: U256::from(5),
-            promptBlobHash: B256::repeat_byte(id as u8 + 1),
+            promptBlobHash: B256::from(U256::from(id + 1)),
             submittedAt: U256::from(self.time),
             deadline: U256::from(self.time + ACK_TIMEOUT),
             ..Job::default()
@@ -127,12 +127,12 @@ impl World {
         id
     }
 
-    fn suspend(&mut self, n: u8, until: u64) {
+    pub(crate) fn suspend(&mut self, n: u8, until: u64) {
         self.suspended.insert(worker(n), until);
         self.emit(REGISTRY, &WorkerRegistry::WorkerSuspended { worker: worker(n), until: U256::from(until) });
     }
 
-    fn reinstate(&mut self, n: u8) {
+    pub(crate) fn reinstate(&mut self, n: u8) {
         self.suspended.remove(&worker(n));
         self.emit(REGISTRY, &WorkerRegistry::WorkerReinstated { worker: worker(n) });
     }
@@ -156,7 +156,7 @@ impl World {
         self.emit(JOBS, &event);
     }
 
-    fn step(&mut self, id: u64, to: JobState) {
+    pub(crate) fn step(&mut self, id: u64, to: JobState) {
         let time = U256::from(self.time);
         let job = self.jobs.get_mut(&id).unwrap();
         let (worker, job_id) = (job.worker, U256::from(id));
@@ -196,7 +196,7 @@ impl World {
     }
 
     /// Ends the block after so many seconds.
-    fn block(&mut self, seconds: u64) -> FeedBlock {
+    pub(crate) fn block(&mut self, seconds: u64) -> FeedBlock {
         let mut block = FeedBlock {
             number: self.number,
             hash: keccak256((self.salt, self.number, self.tip).abi_encode()),
@@ -275,14 +275,14 @@ fn config(input: &[u8]) -> Vec<u8> {
     }
 }
 
-fn core() -> DispatchCore {
+pub(crate) fn core() -> DispatchCore {
     DispatchCore::new(DispatchConfig::new(deployment(), vec![model()]))
 }
 
 /// What a block changed, by table, and what it asked for.
-type Step = (Vec<Vec<RawChange>>, Vec<Intent>);
+pub(crate) type Step = (Vec<Vec<RawChange>>, Vec<Intent>);
 
-fn apply(core: &mut DispatchCore, block: &FeedBlock) -> Step {
+pub(crate) fn apply(core: &mut DispatchCore, block: &FeedBlock) -> Step {
     let mut effects = Effects::default();
     core.apply(block, &mut effects).unwrap();
     let changes = core.tables().into_iter().map(|table| table.drain().unwrap()).collect();
