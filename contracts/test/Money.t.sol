@@ -168,6 +168,20 @@ contract MoneyTest is Base {
         jobs.claimRefundFor(address(who));
     }
 
+    function test_refusedRefundsAddUp() public {
+        (Reenterer who, uint256 session, uint256 first) = contractUser();
+        bytes memory out = who.act(address(jobs), FEE, abi.encodeCall(IJobRegistry.submitJob, (session, PROMPT)));
+        uint256 second = abi.decode(out, (uint256));
+        who.setRefusing(true);
+        vm.warp(time() + 91);
+        jobs.claimTimeout(first);
+        jobs.claimTimeout(second);
+        vm.assertEq(jobs.pendingRefund(address(who)), 2 * FEE);
+        who.setRefusing(false);
+        jobs.claimRefundFor(address(who));
+        vm.assertEq(address(who).balance, 10 ether);
+    }
+
     function test_aGasBurningUserOnlyBurnsItsOwnRefund() public {
         uint256 session = openSession(user, worker);
         uint256 job = submit(session);

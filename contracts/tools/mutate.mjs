@@ -82,7 +82,8 @@ for (const [i, m] of mutants.entries()) {
   writeFileSync(path, original.replace(m.from, () => m.to));
   const run = test();
   writeFileSync(path, original);
-  const by = /\[FAIL[^\n]*\] (\w+)/.exec(run.stdout)?.[1];
+  // An invariant's name follows the calls that broke it.
+  const by = (/\[FAIL[^\n]*\] (\w+)\(/.exec(run.stdout) ?? /\[FAIL[\s\S]*?\b(invariant_\w+)\(/.exec(run.stdout))?.[1];
   const verdict = run.status === 0 ? '**survived**' : by ? `\`${by}\`` : '**did not compile**';
   if (run.status === 0 || !by) survivors++;
   rows.set(i + 1, `| ${i + 1} | ${m.file.slice(4)} | ${code(m.from)} | ${code(m.to)} | ${verdict} |`);
