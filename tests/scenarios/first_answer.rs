@@ -4,13 +4,13 @@
 
 use alloy_primitives::{B256, U256, keccak256};
 use alloy_sol_types::SolCall;
-use lcai::devnet::{Devnet, DevnetConfig};
+use lcai::devnet::DevnetConfig;
 use lcai_client::{Answer, Event, User, UserSession};
 use lcai_crypto::recover_response;
 use lcai_host::Call;
 use lcai_primitives::contracts::JobRegistry;
 use lcai_rpc::{api::LcaiApiClient, types::JobReceipt};
-use lcai_tests::{ask, devnet, fee, funded, open_session, run};
+use lcai_tests::{Network, ask, devnet, fee, funded, open_session, reth::RethNet, run};
 use std::time::Duration;
 
 #[test]
@@ -19,27 +19,44 @@ fn a_prompt_becomes_a_verified_paid_answer() {
         let mut config = DevnetConfig::default();
         config.params.dispute_window = 5;
         let devnet = devnet(config).await;
-        let user = funded(&devnet, 0).await;
-        let session = open_session(&user).await;
-        assert!(devnet.workers().contains(&session.worker));
-
-        let (answer, events) = ask(&user, &session, "What is the capital of France?").await;
-        assert!(answer.text.contains("Paris"), "{}", answer.text);
-        let streamed: String = events.iter().filter_map(delta).collect();
-        assert_eq!(streamed, answer.text);
-        assert!(answer.macs_checked > 0);
-        check_receipt(&devnet, &user, &session, &answer.receipt).await;
-
-        // Again in the same session: history is rebuilt from the chain, and only one transaction is the user's.
-        let (second, _) = ask(&user, &session, "What is 12 plus 30?").await;
-        assert!(second.text.contains("42"), "{}", second.text);
-        assert_ne!(second.ciphertext_hash, answer.ciphertext_hash);
-        let known = user.node().rpc().get_session(session.id).await.unwrap().unwrap();
-        assert_eq!(known.jobs, vec![answer.receipt.job.id, second.receipt.job.id]);
-
-        paid(&devnet, &user, &session, &[&answer, &second]).await;
+        story(&devnet).await;
         devnet.stop().await;
     });
+}
+
+/// The same over Reth, with our extensions in its process.
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn a_prompt_becomes_a_verified_paid_answer_on_reth() {
+    run(async {
+        let mut config = DevnetConfig::default();
+        config.params.dispute_window = 5;
+        let network = RethNet::start(&config).await;
+        story(&network).await;
+        network.stop().await;
+    });
+}
+
+async fn story(devnet: &impl Network) {
+    let user = funded(devnet, 0).await;
+    let session = open_session(&user).await;
+    assert!(devnet.workers().contains(&session.worker));
+
+    let (answer, events) = ask(&user, &session, "What is the capital of France?").await;
+    assert!(answer.text.contains("Paris"), "{}", answer.text);
+    let streamed: String = events.iter().filter_map(delta).collect();
+    assert_eq!(streamed, answer.text);
+    assert!(answer.macs_checked > 0);
+    check_receipt(devnet, &user, &session, &answer.receipt).await;
+
+    // Again in the same session: history is rebuilt from the chain, and only one transaction is the user's.
+    let (second, _) = ask(&user, &session, "What is 12 plus 30?").await;
+    assert!(second.text.contains("42"), "{}", second.text);
+    assert_ne!(second.ciphertext_hash, answer.ciphertext_hash);
+    let known = user.node().rpc().get_session(session.id).await.unwrap().unwrap();
+    assert_eq!(known.jobs, vec![answer.receipt.job.id, second.receipt.job.id]);
+
+    paid(devnet, &user, &session, &[&answer, &second]).await;
 }
 
 fn delta(event: &Event) -> Option<&str> {
@@ -50,7 +67,7 @@ fn delta(event: &Event) -> Option<&str> {
 }
 
 /// Verifies the receipt as a stranger would: from its own members and the chain's, with the session key for the text.
-async fn check_receipt(devnet: &Devnet, user: &User, session: &UserSession, receipt: &JobReceipt) {
+async fn check_receipt(devnet: &impl Network, user: &User, session: &UserSession, receipt: &JobReceipt) {
     let job = &receipt.job;
     let ciphertext = receipt.ciphertext.as_ref().unwrap();
     let signature = receipt.response_signature.as_ref().unwrap();
@@ -90,7 +107,7 @@ async fn check_receipt(devnet: &Devnet, user: &User, session: &UserSession, rece
 }
 
 /// After the dispute window the jobs are released and the worker has its share of both fees.
-async fn paid(devnet: &Devnet, user: &User, session: &UserSession, answers: &[&Answer]) {
+async fn paid(devnet: &impl Network, user: &User, session: &UserSession, answers: &[&Answer]) {
     let share = fee(user).await * U256::from(8000) / U256::from(10_000) * U256::from(answers.len());
     for _ in 0..240 {
         let call = JobRegistry::workerBalanceCall { worker: session.worker };

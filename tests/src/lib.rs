@@ -5,8 +5,9 @@
 pub mod idle;
 pub mod keeper;
 pub mod proxy;
+pub mod reth;
 
-use alloy_primitives::U256;
+use alloy_primitives::{Address, U256};
 use alloy_signer_local::PrivateKeySigner;
 use lcai::{
     ask::DEFAULT_MODEL,
@@ -15,6 +16,7 @@ use lcai::{
 };
 use lcai_client::{Answer, Connection, Event, User, UserSession};
 use lcai_crypto::SessionKey;
+use lcai_primitives::contracts::Deployment;
 use std::future::Future;
 
 /// Runs a scenario on the runtime that the binaries use.
@@ -28,14 +30,44 @@ pub async fn devnet(config: DevnetConfig) -> Devnet {
     Devnet::start(config, &Progress::new(false)).await.unwrap()
 }
 
-/// An account on the devnet, over a connection of its own.
-pub async fn user(devnet: &Devnet, signer: PrivateKeySigner) -> User {
-    User::new(Connection::open(devnet.url(), None).await.unwrap(), signer)
+/// What a scenario needs of a network, whichever client it runs on.
+pub trait Network {
+    /// Where `eth_*` and `lcai_*` are, over WebSocket.
+    fn url(&self) -> &str;
+    /// The contracts.
+    fn deployment(&self) -> &Deployment;
+    /// The workers' addresses.
+    fn workers(&self) -> Vec<Address>;
+    /// One of the funded accounts.
+    fn user(&self, index: usize) -> PrivateKeySigner;
+}
+
+impl Network for Devnet {
+    fn url(&self) -> &str {
+        Self::url(self)
+    }
+
+    fn deployment(&self) -> &Deployment {
+        Self::deployment(self)
+    }
+
+    fn workers(&self) -> Vec<Address> {
+        Self::workers(self)
+    }
+
+    fn user(&self, index: usize) -> PrivateKeySigner {
+        Self::user(self, index).unwrap().clone()
+    }
+}
+
+/// An account on the network, over a connection of its own.
+pub async fn user(network: &impl Network, signer: PrivateKeySigner) -> User {
+    User::new(Connection::open(network.url(), None).await.unwrap(), signer)
 }
 
 /// One of the funded accounts.
-pub async fn funded(devnet: &Devnet, index: usize) -> User {
-    user(devnet, devnet.user(index).unwrap().clone()).await
+pub async fn funded(network: &impl Network, index: usize) -> User {
+    user(network, network.user(index)).await
 }
 
 /// Opens a session for the devnet's model.

@@ -7,7 +7,7 @@ mod support;
 
 use futures::StreamExt;
 use lcai_host::Journal;
-use reth_exex::{ExExContext, ExExEvent, ExExHead, ExExNotification, ExExNotificationsStream};
+use reth_exex::{ExExContext, ExExEvent, ExExHead, ExExNotification};
 use reth_exex_test_utils::Adapter;
 use std::{sync::Arc, time::Duration};
 use support::{
@@ -15,7 +15,7 @@ use support::{
     chain::{Story, committed, reorged},
     empty_journal, state,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// The feed also looks by itself this often.
 const POLL: Option<Duration> = Some(Duration::from_millis(20));
@@ -136,16 +136,21 @@ async fn a_reorg_at_the_same_height_right_after_a_restart_is_followed() {
 
     // The restart: new channels, the journal as it was. Beside ours, an ExEx that says where it stopped.
     let (seen, mut believed) = mpsc::unbounded_channel();
+    let (listening, listens) = oneshot::channel();
     let mut running = Running::start(&host, journal, None, |wal| {
         let (handle, mut context) = host.context("believer", wal);
         context.set_notifications_with_head(ExExHead { block: host.chain.head() });
         tokio::spawn(async move {
-            while let Some(notification) = context.notifications.next().await {
-                let _ = seen.send(notification.is_ok());
+            // Asked once, so that it knows its head before the chain moves.
+            assert!(futures::poll!(context.notifications.next()).is_pending());
+            listening.send(()).unwrap();
+            while let Some(Ok(notification)) = context.notifications.next().await {
+                let _ = seen.send(notification);
             }
         });
         vec![handle]
     });
+    listens.await.unwrap();
     running.follows(&host).await;
     let old = host.chain.unwind(1);
     host.chain.mine(2, &[]);

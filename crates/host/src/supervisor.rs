@@ -225,7 +225,7 @@ async fn or_fault<Fut: Future<Output = Result<(), TaskError>>>(
     };
     tokio::select! {
         result = run => result,
-        () = fault => std::panic::panic_any("a panic was asked for"),
+        () = fault => std::panic::resume_unwind(Box::new("a panic was asked for")),
     }
 }
 

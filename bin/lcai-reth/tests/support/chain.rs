@@ -26,7 +26,7 @@ use reth_exex::ExExNotification;
 use reth_exex_test_utils::Adapter;
 use reth_node_api::FullNodeTypes;
 use reth_primitives_traits::{RecoveredBlock, SealedHeader};
-use reth_provider::{BlockReaderIdExt, HeaderProvider, StateProviderFactory};
+use reth_provider::{HeaderProvider, StateProviderFactory};
 use reth_revm::database::StateProviderDatabase;
 use std::sync::Arc;
 

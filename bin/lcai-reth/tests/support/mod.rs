@@ -8,8 +8,8 @@ use chain::{TestChain, TestProvider};
 use lcai_exex_dispatch::{DispatchConfig, DispatchCore, DispatchPlan};
 use lcai_genesis::{DEFAULT_CHAIN_ID, addresses, dev::DEV_MODEL};
 use lcai_host::{
-    AnyTable, BlockRef, Extension, ExtensionRunner, FeedConfig, FeedWriter, Journal, JournalIdentity,
-    RunnerConfig, WalkConfig,
+    BlockRef, Extension, ExtensionRunner, FeedConfig, FeedWriter, Journal, JournalIdentity, RunnerConfig,
+    WalkConfig,
 };
 use lcai_primitives::{contracts::Deployment, ids::ModelId};
 use lcai_reth::{

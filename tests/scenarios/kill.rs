@@ -1,0 +1,170 @@
+//! The Reth node is killed again and again while jobs run: no job is lost, nothing happens twice. `devnet/kill-loop` runs it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+use alloy_primitives::{Address, B256, hex};
+use alloy_sol_types::SolEvent;
+use jsonrpsee::{core::client::ClientT, rpc_params};
+use lcai::{ask::DEFAULT_MODEL, devnet::DevnetConfig};
+use lcai_client::{Connection, User};
+use lcai_crypto::SessionKey;
+use lcai_genesis::dev::{Role, dev_account};
+use lcai_primitives::contracts::JobRegistry;
+use lcai_tests::{Network, fee, reth::RethNet, run};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+/// Questions asked at one time.
+const USERS: usize = 3;
+
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary; LCAI_KILLS says how often (20)"]
+fn killed_while_jobs_run_the_node_loses_none_and_repeats_nothing() {
+    let kills: u32 = std::env::var("LCAI_KILLS").map_or(20, |text| text.parse().unwrap());
+    run(async move {
+        let mut config = DevnetConfig::default();
+        config.params.dispute_window = 5;
+        let mut network = RethNet::start(&config).await;
+        let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+        let asking: Vec<_> = (0..USERS)
+            .map(|user| tokio::spawn(ask_on(network.url().to_owned(), user, stop.clone(), answers.clone())))
+            .collect();
+        for kill in 1..=kills {
+            // Never at the same step of a job: 4 s to 13 s after the node is back.
+            tokio::time::sleep(Duration::from_millis(4000 + u64::from(kill * 7919 % 9000))).await;
+            network.node.kill();
+            network.node.restart().await;
+            eprintln!("kill {kill} of {kills}: {} answers so far", answers.load(Ordering::SeqCst));
+        }
+        stop.store(true, Ordering::SeqCst);
+        for task in asking {
+            task.await.unwrap();
+        }
+        let connection = Connection::open(network.url(), None).await.unwrap();
+        let jobs = settled(&connection, &network).await;
+        let failed = failed_transactions(&connection).await;
+        eprintln!(
+            "{kills} kills, {} answers read, {} jobs on chain: {}; transactions that failed: {}",
+            answers.load(Ordering::SeqCst),
+            jobs.len(),
+            summary(&jobs),
+            failed.len()
+        );
+        for (job, events) in &jobs {
+            check(job, events);
+        }
+        assert!(answers.load(Ordering::SeqCst) > 0, "no question was answered in between");
+        assert!(failed.is_empty(), "an action was tried twice: {failed:?}");
+        assert!(!network.node.log().contains("panicked"), "the node panicked");
+        network.stop().await;
+    });
+}
+
+/// Opens sessions and asks, again and again; what fails because the node is gone is tried again with the next question.
+async fn ask_on(url: String, user: usize, stop: Arc<AtomicBool>, answers: Arc<AtomicU32>) {
+    while !stop.load(Ordering::SeqCst) {
+        let asked = ask_once(&url, user);
+        match tokio::time::timeout(Duration::from_secs(60), asked).await {
+            Ok(Some(text)) => {
+                assert!(text.contains("Paris"), "a wrong answer: {text}");
+                answers.fetch_add(1, Ordering::SeqCst);
+            }
+            _ => tokio::time::sleep(Duration::from_millis(300)).await,
+        }
+    }
+}
+
+async fn ask_once(url: &str, user: usize) -> Option<String> {
+    let connection = Connection::open(url, None).await.ok()?;
+    let user = User::new(connection, dev_account(u32::try_from(user).ok()?).ok()?);
+    let offer = user.request_session(DEFAULT_MODEL).await.ok()?;
+    let session = user.open_session(&offer, SessionKey::random()).await.ok()?;
+    let fee = fee(&user).await;
+    let prompt = b"What is the capital of France?";
+    user.ask(&session, prompt, None, fee, &mut |_| {}).await.ok().map(|answer| answer.text)
+}
+
+type Jobs = BTreeMap<B256, Vec<&'static str>>;
+
+const EVENTS: [(&str, B256); 6] = [
+    ("submitted", JobRegistry::JobSubmitted::SIGNATURE_HASH),
+    ("acknowledged", JobRegistry::JobAcknowledged::SIGNATURE_HASH),
+    ("completed", JobRegistry::JobCompleted::SIGNATURE_HASH),
+    ("released", JobRegistry::JobReleased::SIGNATURE_HASH),
+    ("timed out", JobRegistry::JobTimedOut::SIGNATURE_HASH),
+    ("refunded", JobRegistry::JobRefunded::SIGNATURE_HASH),
+];
+
+/// Waits until every job has come to an end, and gives what happened to each.
+async fn settled(connection: &Connection, network: &impl Network) -> Jobs {
+    let mut jobs = Jobs::new();
+    for _ in 0..240 {
+        jobs = read_jobs(connection, network.deployment().job_registry).await;
+        let ended = |events: &Vec<&str>| events.contains(&"released") || events.contains(&"timed out");
+        if jobs.values().all(ended) {
+            return jobs;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    panic!("jobs without an end after four minutes: {}", summary(&jobs));
+}
+
+async fn read_jobs(connection: &Connection, registry: Address) -> Jobs {
+    let filter = json!({ "address": registry, "fromBlock": "0x0", "toBlock": "latest" });
+    let logs: Vec<Value> = connection.rpc().request("eth_getLogs", rpc_params![filter]).await.unwrap();
+    let mut jobs = Jobs::new();
+    for log in logs {
+        let topic = |index: usize| -> Option<B256> { log["topics"][index].as_str()?.parse().ok() };
+        let known = EVENTS.iter().find(|(_, signature)| topic(0) == Some(*signature));
+        if let (Some((name, _)), Some(job)) = (known, topic(1)) {
+            jobs.entry(job).or_default().push(name);
+        }
+    }
+    jobs
+}
+
+fn check(job: &B256, events: &[&str]) {
+    let count = |name: &str| events.iter().filter(|event| **event == name).count();
+    for (name, _) in EVENTS {
+        assert!(count(name) <= 1, "job {job}: {name} {} times: {events:?}", count(name));
+    }
+    assert_eq!(count("submitted"), 1, "job {job}: {events:?}");
+    assert_eq!(count("released") + count("timed out"), 1, "job {job} has one end: {events:?}");
+    assert_eq!(count("released"), count("completed"), "job {job}: {events:?}");
+}
+
+fn summary(jobs: &Jobs) -> String {
+    let count = |name: &str| jobs.values().filter(|events| events.contains(&name)).count();
+    EVENTS.map(|(name, _)| format!("{} {name}", count(name))).join(", ")
+}
+
+/// Transactions of node and workers that reached the chain and reverted.
+async fn failed_transactions(connection: &Connection) -> Vec<String> {
+    let mut ours = vec![Role::Keeper, Role::NodeBlob, Role::Disputer];
+    ours.extend((0..2).flat_map(|n| [Role::Worker(n), Role::WorkerBlob(n)]));
+    let ours: Vec<Address> = ours.into_iter().map(|role| role.signer().unwrap().address()).collect();
+    let head: String = connection.rpc().request("eth_blockNumber", rpc_params![]).await.unwrap();
+    let head = u64::from_str_radix(head.trim_start_matches("0x"), 16).unwrap();
+    let mut failed = Vec::new();
+    for number in 0..=head {
+        let receipts: Vec<Value> = connection
+            .rpc()
+            .request("eth_getBlockReceipts", rpc_params![format!("{number:#x}")])
+            .await
+            .unwrap();
+        for receipt in receipts {
+            let from: Address = receipt["from"].as_str().unwrap().parse().unwrap();
+            if receipt["status"] == "0x0" && ours.contains(&from) {
+                failed.push(format!("{} by {}", receipt["transactionHash"], hex::encode(from)));
+            }
+        }
+    }
+    failed
+}

@@ -1,0 +1,130 @@
+//! What an operator of the Reth node relies on: clear refusals to start, and extensions that can panic without anybody
+//! noticing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use jsonwebtoken::{EncodingKey, Header, encode};
+use lcai::devnet::DevnetConfig;
+use lcai_client::Connection;
+use lcai_crypto::{KdfCost, keystore};
+use lcai_genesis::dev::Role;
+use lcai_rpc::api::LcaiApiClient;
+use lcai_tests::{
+    ask, funded, open_session,
+    reth::{RethNet, tail},
+    run,
+};
+use serde_json::{Value, json};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn it_refuses_to_start_clearly() {
+    run(async {
+        let mut network = RethNet::start(&DevnetConfig::default()).await;
+        let user = funded(&network, 0).await;
+        let session = open_session(&user).await;
+        ask(&user, &session, "What is the capital of France?").await;
+
+        // Its ports are taken: the node is running.
+        let directory = network.node.directory().join("other");
+        let other = directory.to_str().unwrap().to_owned();
+        let said = network.node.refused(&["--datadir", &other]).expect("two nodes on one port");
+        assert!(said.contains("in use"), "{}", tail(&said));
+        network.node.terminate();
+
+        // A keystore with a wrong password.
+        let store = network.node.directory().join("keeper.json");
+        let keeper = Role::Keeper.signer().unwrap();
+        keystore::write_account(&store, &keeper, "right", KdfCost::Light).unwrap();
+        let password = network.node.directory().join("password");
+        std::fs::write(&password, "wrong\n").unwrap();
+        let (store, password) = (store.to_str().unwrap(), password.to_str().unwrap());
+        let flags = ["--lcai.keeper-key", store, "--lcai.password-file", password];
+        let said = network.node.refused(&flags).expect("a wrong password");
+        assert!(said.contains("keeper") && said.contains("keeper.json"), "{}", tail(&said));
+
+        // An empty journal, while the chain has sessions under this dispatcher; then told that it is lost.
+        let empty = network.node.directory().join("empty");
+        let empty = empty.to_str().unwrap();
+        let said = network.node.refused(&["--lcai.datadir", empty]).expect("an empty journal");
+        assert!(said.contains("--lcai.accept-empty-journal"), "{}", tail(&said));
+        let flags = ["--lcai.datadir", empty, "--lcai.accept-empty-journal"];
+        assert_eq!(network.node.refused(&flags), None);
+
+        // The journal of this chain, on another one.
+        let journal = network.node.directory().join("data/lcai");
+        let fresh = network.node.directory().join("another-chain");
+        let (journal, fresh) = (journal.to_str().unwrap(), fresh.to_str().unwrap());
+        let flags = ["--chain", "dev", "--datadir", fresh, "--lcai.datadir", journal];
+        let said = network.node.refused(&flags).expect("a journal of another chain");
+        assert!(said.contains("use another data directory"), "{}", tail(&said));
+
+        // Nothing of this hurt the node.
+        network.node.restart().await;
+        network.stop().await;
+    });
+}
+
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn a_panicking_extension_comes_back_and_the_node_goes_on() {
+    run(async {
+        let network = RethNet::start(&DevnetConfig::default()).await;
+        let connection = Connection::open(&network.node.url(), None).await.unwrap();
+        let (url, secret) = network.node.operator();
+        let panicked = operator(&url, &secret, "lcaiOperator_panicTask", json!(["dispatch"])).await;
+        assert_eq!(panicked["result"], true, "{panicked}");
+
+        let before = connection.chain().heads().await.unwrap().head.number;
+        let restarts = counted(&network, "lcai_task_restarts_total", "dispatch").await;
+        assert!(restarts >= 1.0, "{restarts}");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let after = connection.chain().heads().await.unwrap().head.number;
+        assert!(after > before, "the node stopped importing at {before}");
+
+        // The extension is back: it draws, and a job goes through.
+        let user = funded(&network, 1).await;
+        let session = open_session(&user).await;
+        let (answer, _) = ask(&user, &session, "What is the capital of France?").await;
+        assert!(answer.text.contains("Paris"), "{}", answer.text);
+        assert!(connection.rpc().health().await.is_ok());
+
+        // The operator's methods are on the authenticated server alone.
+        let denied = operator(&url, Path::new("/nonexistent"), "lcaiOperator_status", json!([])).await;
+        assert_ne!(denied["status"], 200, "{denied}");
+        let unknown =
+            operator(&network.node.http(), &secret, "lcaiOperator_panicTask", json!(["dispatch"])).await;
+        assert_eq!(unknown["error"]["code"], -32601, "{unknown}");
+        network.stop().await;
+    });
+}
+
+/// Calls a method of the authenticated server; without its secret, the token is a wrong one.
+async fn operator(url: &str, secret: &Path, method: &str, params: Value) -> Value {
+    let secret = std::fs::read_to_string(secret).unwrap_or_else(|_| "00".repeat(32));
+    let secret = alloy_primitives::hex::decode(secret.trim()).unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let claims = json!({ "iat": now });
+    let token = encode(&Header::default(), &claims, &EncodingKey::from_secret(&secret)).unwrap();
+    let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+    let answer = reqwest::Client::new().post(url).bearer_auth(token).json(&call).send().await.unwrap();
+    let status = answer.status().as_u16();
+    answer.json().await.unwrap_or_else(|_| json!({ "status": status }))
+}
+
+/// The value of a metric with this label, once it is there.
+async fn counted(network: &RethNet, metric: &str, label: &str) -> f64 {
+    for _ in 0..100 {
+        let text = reqwest::get(network.node.metrics()).await.unwrap().text().await.unwrap();
+        let line = text.lines().find(|line| line.contains(metric) && line.contains(label));
+        if let Some(value) = line.and_then(|line| line.rsplit(' ').next()) {
+            return value.parse().unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("no {metric} with {label}");
+}

@@ -1,0 +1,254 @@
+//! The same network over the Reth node: `lcai-reth node --dev` as a process, with the devnet's workers brought to it.
+
+use crate::Network;
+use alloy_primitives::Address;
+use alloy_signer_local::PrivateKeySigner;
+use lcai::{
+    devnet::{DevAccounts, DevnetConfig, Fleet, FleetConfig},
+    progress::Progress,
+};
+use lcai_client::Connection;
+use lcai_genesis::{DEFAULT_TIMESTAMP, Fork, dev};
+use lcai_primitives::contracts::Deployment;
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+use tempfile::TempDir;
+
+/// Where the binary is: `LCAI_RETH`.
+pub fn binary() -> PathBuf {
+    let path = std::env::var_os("LCAI_RETH").expect("LCAI_RETH names the lcai-reth binary");
+    PathBuf::from(path)
+}
+
+/// A node as a process.
+#[derive(Debug)]
+pub struct RethNode {
+    child: Option<Child>,
+    directory: TempDir,
+    ports: [u16; 5],
+    block_time: Duration,
+}
+
+impl RethNode {
+    /// Writes the genesis of such a devnet and starts the node on it.
+    pub async fn start(config: &DevnetConfig) -> Self {
+        let directory = tempfile::Builder::new().prefix("lcai-reth-").tempdir().unwrap();
+        let fork = if config.prague { Fork::Prague } else { Fork::Osaka };
+        let accounts = DevAccounts::derive(config.workers).unwrap();
+        let spec = dev::spec(&accounts, fork, DEFAULT_TIMESTAMP, config.params).unwrap();
+        let genesis = lcai_genesis::build(&spec).unwrap().genesis;
+        std::fs::write(directory.path().join("genesis.json"), serde_json::to_vec(&genesis).unwrap()).unwrap();
+        let mut node = Self { child: None, directory, ports: free_ports(), block_time: config.block_time };
+        node.restart().await;
+        node
+    }
+
+    /// Where `eth_*` and `lcai_*` are, over WebSocket.
+    pub fn url(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.ports[0])
+    }
+
+    /// Where `eth_*` and `lcai_*` are, over HTTP.
+    pub fn http(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[1])
+    }
+
+    /// Where the operator's methods are, and the file with the JWT secret.
+    pub fn operator(&self) -> (String, PathBuf) {
+        (format!("http://127.0.0.1:{}", self.ports[2]), self.directory.path().join("data/jwt.hex"))
+    }
+
+    /// Where metrics are.
+    pub fn metrics(&self) -> String {
+        format!("http://127.0.0.1:{}/metrics", self.ports[4])
+    }
+
+    /// What the node wrote so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// The command line, with these flags more or instead.
+    fn command(&self, flags: &[&str]) -> Command {
+        let path = |name: &str| self.directory.path().join(name).display().to_string();
+        let [ws, http, auth, p2p, metrics] = self.ports.map(|port| port.to_string());
+        let block_time = format!("{}ms", self.block_time.as_millis());
+        let metrics = format!("127.0.0.1:{metrics}");
+        let (genesis, data) = (path("genesis.json"), path("data"));
+        let settings = [
+            ("--dev.block-time", &block_time),
+            ("--chain", &genesis),
+            ("--datadir", &data),
+            ("--ws.port", &ws),
+            ("--http.port", &http),
+            ("--authrpc.port", &auth),
+            ("--port", &p2p),
+            ("--metrics", &metrics),
+        ];
+        let mut command = Command::new(binary());
+        command.args(["node", "--dev", "--dev.finality-depth", "9", "--ws", "--http"]);
+        for (flag, value) in settings.into_iter().filter(|(flag, _)| !flags.contains(flag)) {
+            command.args([flag, value]);
+        }
+        command
+            .args(["--disable-discovery", "--ipcdisable", "--color", "never", "--log.file.max-files", "0"])
+            .args(flags)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it with these flags more or instead until it ends by itself, within half a minute, and gives what it wrote; `None` when it
+    /// goes on running, which is then ended.
+    pub fn refused(&self, flags: &[&str]) -> Option<String> {
+        let log = self.directory.path().join("refused");
+        let file = std::fs::File::create(&log).unwrap();
+        let mut command = self.command(flags);
+        command.stdout(file.try_clone().unwrap()).stderr(file);
+        let mut child = command.spawn().unwrap();
+        for _ in 0..300 {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(!status.success(), "it ended as if nothing were wrong");
+                return Some(std::fs::read_to_string(&log).unwrap());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        None
+    }
+
+    /// Starts the node where it stopped, and waits until it answers.
+    pub async fn restart(&mut self) {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.directory.path().join("log"))
+            .unwrap();
+        for _ in 0..5 {
+            let mut command = self.command(&[]);
+            command.stdout(log.try_clone().unwrap()).stderr(log.try_clone().unwrap());
+            self.child = Some(command.spawn().unwrap());
+            if self.answers().await {
+                return;
+            }
+        }
+        panic!("the node does not start:\n{}", tail(&self.log()));
+    }
+
+    /// Whether it comes up; `false` when the process ended, e.g. because the kernel still holds the old one's lock.
+    async fn answers(&mut self) -> bool {
+        for _ in 0..600 {
+            if self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some()) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                return false;
+            }
+            if Connection::open(&self.url(), None).await.is_ok() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the node does not answer within a minute:\n{}", tail(&self.log()));
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub fn terminate(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let signalled = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+            assert!(signalled.success());
+            child.wait().unwrap();
+        }
+    }
+
+    /// Where it keeps everything.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for RethNode {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A Reth node with workers.
+#[derive(Debug)]
+pub struct RethNet {
+    /// The node.
+    pub node: RethNode,
+    fleet: Fleet,
+    url: String,
+    deployment: Deployment,
+    users: Vec<PrivateKeySigner>,
+}
+
+impl RethNet {
+    /// Starts the node and its workers.
+    pub async fn start(config: &DevnetConfig) -> Self {
+        lcai::logging::init(None);
+        let node = RethNode::start(config).await;
+        let url = node.url();
+        let connection = Connection::open(&url, None).await.unwrap();
+        let deployment = connection.network().deployment;
+        let fleet = FleetConfig {
+            node: url.clone(),
+            deployment,
+            data_dir: node.directory().to_owned(),
+            workers: config.workers,
+            models: config.worker_models.clone(),
+        };
+        let started = Fleet::start(&fleet, &connection, &Progress::new(false)).await;
+        let fleet = started.unwrap_or_else(|error| panic!("{error:?}\n{}", tail(&node.log())));
+        let users = DevAccounts::derive(config.workers).unwrap().users;
+        Self { node, fleet, url, deployment, users }
+    }
+
+    /// Stops workers and node.
+    pub async fn stop(mut self) {
+        self.fleet.stop().await;
+        self.node.terminate();
+    }
+}
+
+impl Network for RethNet {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn deployment(&self) -> &Deployment {
+        &self.deployment
+    }
+
+    fn workers(&self) -> Vec<Address> {
+        self.fleet.addresses()
+    }
+
+    fn user(&self, index: usize) -> PrivateKeySigner {
+        self.users[index].clone()
+    }
+}
+
+/// Ports that were free a moment ago.
+fn free_ports() -> [u16; 5] {
+    let listeners: Vec<_> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
+    ports.try_into().unwrap()
+}
+
+/// The end of a log.
+pub fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
