@@ -143,6 +143,9 @@ contract SessionsTest is Base {
         config.setDispatcherAddress(address(0));
         vm.expectRevert(IJobRegistry.InvalidDispatcherSignature.selector);
         create(sig);
+        // No signature is looked at, not even one that is none.
+        vm.expectRevert(IJobRegistry.InvalidDispatcherSignature.selector);
+        create("");
     }
 
     function test_keyLengths() public {
