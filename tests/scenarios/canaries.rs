@@ -22,7 +22,8 @@ use lcai_primitives::contracts::WorkerRegistry;
 use lcai_tests::{devnet, funded, run};
 use std::time::{Duration, Instant};
 
-/// Jobs within which the worse model must be convicted for the first time.
+/// Jobs within which the worse model must be convicted for the first time. A third of its answers convict it
+/// (crates/exex-disputer/measurement), so as many right ones in a row are an accident of one in ten thousand.
 const CAUGHT_WITHIN: u64 = 24;
 
 #[test]

@@ -59,9 +59,9 @@ pub enum Ground {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Comparison {
-    /// [`answer_tag`] of the worker's answer.
+    /// [`answer_tag()`] of the worker's answer.
     pub claimed_tag: B256,
-    /// [`answer_tag`] of the repeated one.
+    /// [`answer_tag()`] of the repeated one.
     pub repeated_tag: B256,
     /// Which of the histories reachable under recent reorgs it was compared under, 0 the chain's own; of several tried
     /// the one with the best score.
