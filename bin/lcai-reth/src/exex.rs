@@ -9,7 +9,7 @@ use lcai_host::BlockRef;
 use reth_exex::{ExExContext, ExExEvent};
 use reth_node_api::{FullNodeComponents, NodeTypes};
 use reth_provider::BlockReader;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 use tokio::sync::watch;
 
 /// The name Reth knows the extension by, and its write-ahead log is kept under.
@@ -17,6 +17,20 @@ pub const EXEX_ID: &str = "lcai";
 
 /// Pause after a notification that could not be read, so that a broken stream is no busy loop.
 const ERROR_PAUSE: Duration = Duration::from_secs(1);
+
+/// Removes the notifications that Reth wrote ahead for its ExExes. Nobody needs them: the feed reads the chain itself, and
+/// ours is the only ExEx. But a gap in their numbers, which a reorg or a kill leaves, keeps Reth from starting ("notification
+/// 14 not found"). Called while this process holds the database's lock, so they are nobody else's.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub fn forget_notifications(directory: &Path) -> eyre::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(eyre::eyre!("the ExEx write-ahead log {}: {error}", directory.display())),
+    }
+}
 
 /// The ExEx's side of the link.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use crate::{
     args::{LcaiArgs, Settings},
     chain::LcaiChainSpecParser,
-    exex::EXEX_ID,
+    exex::{self, EXEX_ID},
     node::{self, Assembled, Launch},
     pruning,
 };
@@ -40,6 +40,7 @@ async fn launch(
         return handle.wait_for_node_exit().await;
     }
     let settings = Settings::load(args)?;
+    exex::forget_notifications(&builder.config().datadir().exex_wal())?;
     let config = builder.config_mut();
     let watched = known_contracts(&settings);
     let receipts_filtered = pruning::keep_our_receipts(&mut config.pruning, &watched);

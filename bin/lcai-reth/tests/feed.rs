@@ -7,7 +7,9 @@ mod support;
 
 use futures::StreamExt;
 use lcai_host::Journal;
-use reth_exex::{ExExContext, ExExEvent, ExExHead, ExExNotification};
+use lcai_reth::exex::forget_notifications;
+use reth_ethereum_primitives::EthPrimitives;
+use reth_exex::{ExExContext, ExExEvent, ExExHead, ExExNotification, Wal};
 use reth_exex_test_utils::Adapter;
 use std::{sync::Arc, time::Duration};
 use support::{
@@ -212,6 +214,28 @@ async fn the_feed_follows_when_notifications_stop() {
     prelude(&mut host, &story);
     same_as_fresh(&host, &looking).await;
     assert_eq!(believing.tip(), stopped, "nothing told it");
+}
+
+/// Pitfall 5.6: Reth does not start when a number is missing among the notifications it wrote ahead, as a kill leaves them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_in_the_write_ahead_log_keeps_nobody_from_starting() {
+    let mut host = Host::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("wal");
+    let wal: Wal = Wal::new(&path).unwrap();
+    for _ in 0..3 {
+        host.chain.mine(0, &[]);
+        wal.commit(&committed(host.chain.newest(1))).unwrap();
+    }
+    drop(wal);
+    let mut files: Vec<_> = std::fs::read_dir(&path).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.len(), 3);
+    std::fs::remove_file(&files[1]).unwrap();
+    assert!(Wal::<EthPrimitives>::new(&path).is_err(), "Reth starts now: the remedy can go");
+    forget_notifications(&path).unwrap();
+    assert!(Wal::<EthPrimitives>::new(&path).is_ok());
+    forget_notifications(&directory.path().join("none")).unwrap();
 }
 
 /// A crash can leave the journal ahead of the node, on blocks that the node forgot and then made differently.
