@@ -137,7 +137,8 @@ async fn count_signed(
     let mut envelopes: Vec<Envelope> = Vec::new();
     loop {
         let (token, cursor) = (user.token().await.unwrap(), envelopes.last().map_or(0, |e| e.cursor));
-        let more = user.node().rpc().poll_frames(token, session.id, cursor.into(), 1_000.into()).await.unwrap();
+        let more =
+            user.node().rpc().poll_frames(token, session.id, cursor.into(), 1_000.into()).await.unwrap();
         if more.is_empty() {
             break;
         }
