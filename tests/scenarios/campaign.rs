@@ -27,7 +27,7 @@ use lcai_crypto::{EncryptionSecret, SessionKey, sign_typed};
 use lcai_embedded_chain::EmbeddedChain;
 use lcai_exex_dispatch::DispatchConfig;
 use lcai_genesis::ProtocolParams;
-use lcai_host::{HostClient, LaneError, TxLane, TxSpec};
+use lcai_host::{LaneError, TxLane, TxSpec};
 use lcai_primitives::{
     contracts::JobRegistry,
     eip712::{self, Heartbeat, HeartbeatStatus},
@@ -243,7 +243,7 @@ impl Campaign {
             match sim.kind {
                 Kind::Draining if round >= 1 => sim.draining.store(true, Ordering::Relaxed),
                 Kind::Dying if round >= 1 => sim.alive.store(false, Ordering::Relaxed),
-                Kind::Returning => sim.alive.store(round < 1 || round >= 3, Ordering::Relaxed),
+                Kind::Returning => sim.alive.store(!(1..3).contains(&round), Ordering::Relaxed),
                 _ => {}
             }
         }
