@@ -104,7 +104,7 @@ fn transaction(request: &TransactionRequest, gas_limit: u64, env: &Env) -> TxEnv
         value: request.value,
         data: request.input.clone(),
         gas_limit,
-        chain_id: None,
+        chain_id: Some(env.cfg_env.chain_id),
         blob_hashes: request.blob_versioned_hashes.clone(),
         max_fee_per_blob_gas: if blobs { env.block_env.blob_gasprice().unwrap_or_default() } else { 0 },
         gas_priority_fee: Some(0),
