@@ -18,7 +18,7 @@ pub struct LcaiArgs {
     /// Model this node names in its answers, which the chain only knows by their hash; can be repeated
     #[arg(id = "lcai-model", long = "lcai.model", value_name = "NAME")]
     pub models: Vec<String>,
-    /// Key that signs session authorizations: v3 keystore or hex file. Without it, --lcai.upstream serves sessions
+    /// Key that signs session authorizations: v3 keystore or hex file. Without it, sessions are offered and none is signed
     #[arg(id = "lcai-dispatcher-key", long = "lcai.dispatcher-key", value_name = "FILE")]
     pub dispatcher_key: Option<PathBuf>,
     /// Key of the account that performs keeper duties: v3 keystore or hex file
@@ -33,9 +33,6 @@ pub struct LcaiArgs {
     /// File with the keystores' password [default: LCAI_PASSWORD]
     #[arg(id = "lcai-password-file", long = "lcai.password-file", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// Where a node with the dispatcher key is (ws:// or wss://); sessions and streams are forwarded to it
-    #[arg(id = "lcai-upstream", long = "lcai.upstream", value_name = "URL")]
-    pub upstream: Option<url::Url>,
     /// Start although the journal is empty and the chain shows that this node's keys have acted
     #[arg(id = "lcai-accept-empty-journal", long = "lcai.accept-empty-journal")]
     pub accept_empty_journal: bool,
@@ -55,7 +52,6 @@ struct File {
     blob_key: Option<PathBuf>,
     disputer_encryption_key: Option<PathBuf>,
     password_file: Option<PathBuf>,
-    upstream: Option<url::Url>,
     contracts: AddressBook,
 }
 
@@ -93,9 +89,6 @@ impl Settings {
         fill(&mut args.blob_key, file.blob_key);
         fill(&mut args.disputer_encryption_key, file.disputer_encryption_key);
         fill(&mut args.password_file, file.password_file);
-        if args.upstream.is_none() {
-            args.upstream = file.upstream;
-        }
         if args.models.is_empty() {
             args.models = file.models;
         }

@@ -28,7 +28,10 @@ use reth_node_api::FullNodeTypes;
 use reth_primitives_traits::{RecoveredBlock, SealedHeader};
 use reth_provider::{HeaderProvider, StateProviderFactory};
 use reth_revm::database::StateProviderDatabase;
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// The provider of Reth's ExEx test context.
 pub type TestProvider = <Adapter as FullNodeTypes>::Provider;
@@ -125,7 +128,9 @@ impl TestChain {
     fn block(&self, parent: &SealedHeader<Header>, fork: u8, acts: &[Act]) -> RecoveredBlock<Block> {
         let mut nonces = std::collections::HashMap::new();
         let state = self.provider.state_by_block_hash(parent.hash()).unwrap();
-        let timestamp = parent.timestamp + 1;
+        // The first block brings the chain to now: estimates are made for the block that would come now.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let timestamp = if parent.number == 0 { now } else { parent.timestamp + 1 };
         let base_fee = self.spec.next_block_base_fee(parent.header(), timestamp).unwrap();
         let transactions: Vec<TransactionSigned> = acts
             .iter()
