@@ -139,6 +139,8 @@ impl Scene {
         assert_eq!(audited.checked.len(), 5, "{:?}", audited.checked);
 
         let session = open_session(&self.user).await;
+        let known = async || self.user.node().rpc().get_session(session.id).await.unwrap().is_some();
+        until("the node's directory has the session", known).await;
         let audited = audit(self.user.node(), session.id).await.unwrap();
         audited.verdict().unwrap();
         let lines = audited.lines(&[idle.address(), Address::ZERO]);
