@@ -31,6 +31,8 @@ fn killed_while_jobs_run_the_node_loses_none_and_repeats_nothing() {
     run(async move {
         let mut config = DevnetConfig::default();
         config.params.dispute_window = 5;
+        // Long enough for a worker to come back in: it looks for its node again after 15 s at most.
+        (config.params.ack_timeout, config.params.completion_timeout) = (60, 90);
         let mut network = RethNet::start(&config).await;
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let asking: Vec<_> = (0..USERS)
