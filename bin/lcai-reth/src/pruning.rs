@@ -2,7 +2,6 @@
 
 use eyre::Result;
 use lcai_host::BlockRef;
-use lcai_primitives::contracts::Deployment;
 use reth_node_core::args::PruningArgs;
 use reth_provider::PruneCheckpointReader;
 use reth_prune_types::{PruneMode, PruneSegment, ReceiptsLogPruneConfig};
@@ -25,11 +24,6 @@ pub fn keep_our_receipts(pruning: &mut PruningArgs, contracts: &[alloy_primitive
     let keep: BTreeMap<_, _> = contracts.iter().map(|contract| (*contract, PruneMode::Before(0))).collect();
     pruning.receipts_log_filter = Some(ReceiptsLogPruneConfig(keep));
     true
-}
-
-/// The contracts' addresses the filter names.
-pub fn contracts(deployment: &Deployment) -> Vec<alloy_primitives::Address> {
-    lcai_exex_dispatch::DispatchPlan::watched(deployment)
 }
 
 /// Refuses when what the feed has still to read is gone.

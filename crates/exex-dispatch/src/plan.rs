@@ -4,7 +4,7 @@ use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::{SolCall, SolEvent};
 use lcai_host::{Call, FeedBlock, FeedLog, ReadPlan};
 use lcai_primitives::{
-    contracts::{AIConfig, Deployment, JobRegistry, ReputationRegistry, WorkerRegistry},
+    contracts::{AIConfig, Deployment, JOB_EVENTS, JobRegistry, ReputationRegistry, WorkerRegistry},
     ids::ModelId,
     params::ChainParams,
 };
@@ -112,19 +112,6 @@ impl Touched {
         }
     }
 }
-
-/// Events with a job id as their first topic after which the job's record may differ.
-const JOB_EVENTS: [B256; 9] = [
-    JobRegistry::JobSubmitted::SIGNATURE_HASH,
-    JobRegistry::JobAcknowledged::SIGNATURE_HASH,
-    JobRegistry::JobCompleted::SIGNATURE_HASH,
-    JobRegistry::JobTimedOut::SIGNATURE_HASH,
-    JobRegistry::JobReleased::SIGNATURE_HASH,
-    JobRegistry::JobSettledNoFault::SIGNATURE_HASH,
-    JobRegistry::DisputeCreated::SIGNATURE_HASH,
-    JobRegistry::DisputeResolved::SIGNATURE_HASH,
-    JobRegistry::DisputeDefaulted::SIGNATURE_HASH,
-];
 
 /// Events with a session id as their first topic after which the session's record may differ.
 const SESSION_EVENTS: [B256; 5] = [

@@ -4,7 +4,8 @@
 //! (see the test). Each contract has a module because the structs of its interface (`IJobRegistry::Job`) are generated
 //! beside it.
 
-use alloy_primitives::{Address, address};
+use alloy_primitives::{Address, B256, address};
+use alloy_sol_types::SolEvent;
 use serde::{Deserialize, Serialize};
 
 /// WorkerRegistry's proxy: the one address every LightChain network has in its genesis.
@@ -159,6 +160,19 @@ contract_enum! {
     }
 }
 
+/// JobRegistry's events with a job id as their first topic after which the job's record may differ.
+pub const JOB_EVENTS: [B256; 9] = [
+    JobRegistry::JobSubmitted::SIGNATURE_HASH,
+    JobRegistry::JobAcknowledged::SIGNATURE_HASH,
+    JobRegistry::JobCompleted::SIGNATURE_HASH,
+    JobRegistry::JobTimedOut::SIGNATURE_HASH,
+    JobRegistry::JobReleased::SIGNATURE_HASH,
+    JobRegistry::JobSettledNoFault::SIGNATURE_HASH,
+    JobRegistry::DisputeCreated::SIGNATURE_HASH,
+    JobRegistry::DisputeResolved::SIGNATURE_HASH,
+    JobRegistry::DisputeDefaulted::SIGNATURE_HASH,
+];
+
 /// Where one network's contracts are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -183,8 +197,8 @@ pub struct Deployment {
 mod tests {
     use super::*;
     use alloy_json_abi::JsonAbi;
-    use alloy_primitives::{B256, U256, b256, fixed_bytes};
-    use alloy_sol_types::{SolCall, SolError, SolEvent, SolValue};
+    use alloy_primitives::{U256, b256, fixed_bytes};
+    use alloy_sol_types::{SolCall, SolError, SolValue};
 
     /// Selectors and topics observed on the live network.
     #[test]
