@@ -286,6 +286,9 @@ impl Frame {
         match self {
             f if !f.payload.is_empty() => Some("it has no payload"),
             f if f.signature.is_some() => Some("it is not signed"),
+            f if f.failure.is_some() && (f.seq != 0 || f.total_chunks != 0) => {
+                Some("one with a code has no seq and no totalChunks")
+            }
             _ => None,
         }
     }

@@ -1,7 +1,8 @@
 //! Every decoder that takes bytes from outside, given what nobody means: seeds (`fuzz/seeds/TARGET/`), mutated.
 //!
-//! Runs on stable Rust. A target runs for `LCAI_FUZZ_SECONDS` (one second unless given); what makes a new kind of answer
-//! is mutated further. An input that breaks a target is written to its seeds, where it stays as a test.
+//! Runs on stable Rust. A target makes the same mutations each time, so that a change is judged by what it
+//! changed; with `LCAI_FUZZ_SECONDS` it searches, from another start each time and for so long. What makes a new kind of
+//! answer is mutated further. An input that breaks a target is written to its seeds, where it stays as a test.
 
 use crate::{
     TokenConfig, TokenIssuer, TokenKey,
@@ -33,9 +34,35 @@ const POOL: usize = 4_096;
 /// Largest input.
 const MAX_LEN: usize = 1 << 18;
 
-fn budget() -> Duration {
-    let seconds = std::env::var("LCAI_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(1))
+/// Mutations of a target where nothing else is asked for.
+const RUNS: u64 = 20_000;
+
+/// How long a target is tried.
+enum Effort {
+    Runs(u64),
+    Until(Instant),
+}
+
+impl Effort {
+    fn asked_for() -> Self {
+        let seconds = std::env::var("LCAI_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
+        seconds.map_or(Self::Runs(RUNS), |s| Self::Until(Instant::now() + Duration::from_secs(s)))
+    }
+
+    fn goes_on(&self, runs: u64) -> bool {
+        match self {
+            Self::Runs(most) => runs < *most,
+            Self::Until(end) => Instant::now() < *end,
+        }
+    }
+
+    /// Where the random numbers start.
+    fn start(&self) -> u64 {
+        match self {
+            Self::Runs(_) => 7,
+            Self::Until(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
+        }
+    }
 }
 
 fn seeds(target: &str) -> PathBuf {
@@ -50,17 +77,18 @@ fn fuzz(target: &str, check: impl Fn(&[u8]) -> String) {
     let mut pool: Vec<Vec<u8>> = files.iter().map(|path| fs::read(path).unwrap()).collect();
     assert!(!pool.is_empty(), "{} holds no seeds", dir.display());
     let mut kinds: HashSet<String> = pool.iter().map(|seed| check(seed)).collect();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-    let mut random = StdRng::seed_from_u64(now);
-    let (until, mut runs) = (Instant::now() + budget(), 0u64);
-    while Instant::now() < until {
+    let effort = Effort::asked_for();
+    let start = effort.start();
+    let mut random = StdRng::seed_from_u64(start);
+    let mut runs = 0u64;
+    while effort.goes_on(runs) {
         let input = mutated(&pool, &mut random);
         runs += 1;
         match catch_unwind(AssertUnwindSafe(|| check(&input))) {
             Ok(kind) if pool.len() < POOL && kinds.insert(kind.clone()) => pool.push(input),
             Ok(_) => {}
             Err(_) => {
-                let path = dir.join(format!("broke-{now:x}"));
+                let path = dir.join(format!("broke-{start:x}-{runs}"));
                 fs::write(&path, &input).unwrap();
                 panic!("{target} broke on an input, kept as {}", path.display());
             }
