@@ -36,6 +36,9 @@ pub struct LcaiArgs {
     /// Start although the journal is empty and the chain shows that this node's keys have acted
     #[arg(id = "lcai-accept-empty-journal", long = "lcai.accept-empty-journal")]
     pub accept_empty_journal: bool,
+    /// Node to which sessions, tokens and streams are handed on (ws://HOST:PORT), for a node without a dispatcher key
+    #[arg(id = "lcai-upstream", long = "lcai.upstream", value_name = "URL", conflicts_with = "lcai-dispatcher-key")]
+    pub upstream: Option<String>,
     /// Run as plain Reth, without the extensions
     #[arg(id = "lcai-off", long = "lcai.off")]
     pub off: bool,
@@ -52,6 +55,7 @@ struct File {
     blob_key: Option<PathBuf>,
     disputer_encryption_key: Option<PathBuf>,
     password_file: Option<PathBuf>,
+    upstream: Option<String>,
     contracts: AddressBook,
 }
 
@@ -92,6 +96,11 @@ impl Settings {
         if args.models.is_empty() {
             args.models = file.models;
         }
+        args.upstream = args.upstream.or(file.upstream);
+        eyre::ensure!(
+            args.upstream.is_none() || args.dispatcher_key.is_none(),
+            "--lcai.upstream hands sessions on and --lcai.dispatcher-key signs them here: give one of them"
+        );
         Ok(Self { args, contracts: file.contracts })
     }
 }
@@ -123,6 +132,15 @@ mod tests {
         assert_eq!(settings.args.blob_key, Some(PathBuf::from("mine.json")));
         assert_eq!(settings.args.models, ["llama3-8b"]);
         assert!(settings.contracts.canary_ledger.is_some());
+    }
+
+    #[test]
+    fn a_node_dispatches_or_hands_on() {
+        let (_dir, path) = write("dispatcher-key = \"dispatcher.json\"\n");
+        let upstream = Some("ws://127.0.0.1:8546".to_owned());
+        let args = LcaiArgs { config: Some(path), upstream, ..LcaiArgs::default() };
+        let error = Settings::load(args).unwrap_err().to_string();
+        assert!(error.contains("give one of them"), "{error}");
     }
 
     #[test]

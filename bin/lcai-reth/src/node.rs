@@ -30,8 +30,8 @@ use std::{
     time::Duration,
 };
 
-/// How often the head is looked at whatever the notifications say.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the head is looked at whatever the notifications say, in a node that operators run.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The assembled node, for the RPC server that is built after it.
 pub type Assembled = Arc<Mutex<Option<Node>>>;
@@ -45,6 +45,8 @@ pub struct Launch {
     pub dev: bool,
     /// Whether the node keeps our contracts' receipts and prunes the others.
     pub receipts_filtered: bool,
+    /// How often the head is looked at whatever the notifications say; `None` believes them, which only tests do.
+    pub poll_interval: Option<Duration>,
 }
 
 impl Launch {
@@ -110,13 +112,14 @@ where
 {
     let chain = client.provider().chain_spec();
     let deployment = launch.settings.contracts.resolve(&client).await?;
-    let config = config(launch.clone(), deployment, &chain, datadir).await?;
+    let (receipts_filtered, poll_interval) = (launch.receipts_filtered, launch.poll_interval);
+    let config = config(launch, deployment, &chain, datadir).await?;
     let tip = feed_tip(&config.data_dir, &config)?;
-    pruning::refuse_gap(client.provider(), tip, launch.receipts_filtered)?;
+    pruning::refuse_gap(client.provider(), tip, receipts_filtered)?;
     tokio::task::spawn_blocking(lcai_blob::warm).await?;
 
     let watched = DispatchPlan::watched(&config.deployment);
-    let walk = RethNotifierConfig { walk: WalkConfig::new(watched), poll_interval: Some(POLL_INTERVAL) };
+    let walk = RethNotifierConfig { walk: WalkConfig::new(watched), poll_interval };
     let client = Arc::new(client);
     let notifier = RethNotifier::new(client.clone(), Arc::new(config.plan()), walk, link);
     tracing::info!(target: "lcai", datadir = %config.data_dir.display(), job_registry = %config.deployment.job_registry,
@@ -140,6 +143,8 @@ async fn config(
     if dev && models.is_empty() {
         models.push(DEV_MODEL.to_owned());
     }
+    // A node before another one stands in for none of its roles.
+    let dev_keys = dev && args.upstream.is_none();
     let (password_file, files) = (
         args.password_file,
         [
@@ -152,7 +157,7 @@ async fn config(
     let keys = tokio::task::spawn_blocking(move || {
         let password = keys::password(password_file.as_deref())?;
         let password = password.as_ref().map(|password| password.as_str());
-        files.into_iter().map(|(name, file, role)| key(name, file.as_deref(), role, dev, password)).collect()
+        files.into_iter().map(|(name, file, role)| key(name, file.as_deref(), role, dev_keys, password)).collect()
     });
     let keys: eyre::Result<Vec<Option<PrivateKeySigner>>> = keys.await?;
     let [dispatcher, keeper, blob_key] =
@@ -172,6 +177,7 @@ async fn config(
         disputer_encryption_key,
         osaka_time,
         accept_empty_journal: args.accept_empty_journal,
+        upstream: args.upstream,
     })
 }
 

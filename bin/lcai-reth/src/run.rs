@@ -44,7 +44,12 @@ async fn launch(
     let config = builder.config_mut();
     let watched = known_contracts(&settings);
     let receipts_filtered = pruning::keep_our_receipts(&mut config.pruning, &watched);
-    let launch = Launch { settings, dev: config.dev.dev, receipts_filtered };
+    let launch = Launch {
+        settings,
+        dev: config.dev.dev,
+        receipts_filtered,
+        poll_interval: Some(node::POLL_INTERVAL),
+    };
 
     let assembled = Assembled::default();
     let (for_rpc, for_exex) = (assembled.clone(), assembled);

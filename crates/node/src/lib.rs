@@ -11,7 +11,7 @@ pub use disputer::{DisputerHandle, DisputerRole};
 use alloy_primitives::{B256, Bytes};
 use alloy_signer_local::PrivateKeySigner;
 use disputer::Surroundings;
-use jsonrpsee::RpcModule;
+use jsonrpsee::{Methods, RpcModule};
 use lcai_blob::{BlobKeeper, BlobKeeperHandler, BlobSource, BlobStore, HostBlobs};
 use lcai_exex_dispatch::{
     DispatchConfig, DispatchCore, DispatchPlan, DispatchService, DispatchServiceConfig, KeeperHandler,
@@ -25,7 +25,7 @@ use lcai_primitives::{contracts::Deployment, ids::ModelId};
 use lcai_rpc::{
     BlobService, DEFAULT_SESSION_CAP, DispatchDirectory, ExtensionStatus, FrameStore, LcaiApiServer,
     LcaiOperatorApiServer, LcaiRpc, Publisher, PublisherConfig, Relay, RelayConfig, RpcParts, RpcSettings,
-    TokenConfig, TokenIssuer, TokenKey,
+    TokenConfig, TokenIssuer, TokenKey, Upstream,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -61,6 +61,8 @@ pub struct NodeConfig {
     /// Start although the journal is empty and the chain shows that this node's keys have acted: what they signed is
     /// forgotten.
     pub accept_empty_journal: bool,
+    /// The node (`ws://…`) to which sessions, tokens and frames are handed on; for a node that does not dispatch.
+    pub upstream: Option<String>,
 }
 
 impl NodeConfig {
@@ -191,7 +193,7 @@ impl Node {
     }
 
     /// `lcaiOperator_panicTask`: for drills, on a server that only the operator reaches.
-    pub fn drill_module(&self) -> RpcModule<Supervisor> {
+    pub fn drill_module(&self) -> Methods {
         drill::module(self.supervisor.clone())
     }
 
@@ -316,6 +318,9 @@ fn start_rpc(
     operator.merge(rpc.operator().into_rpc())?;
     let mut module = RpcModule::new(());
     module.merge(rpc.into_rpc())?;
+    if let Some(url) = &config.upstream {
+        Upstream::new(url, config.deployment)?.take_over(&mut module)?;
+    }
     Ok(Rpc { relay, module, operator })
 }
 

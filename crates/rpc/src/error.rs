@@ -60,6 +60,15 @@ pub enum LcaiError {
         /// The last cursor handed to the connection.
         resume_from: u64,
     },
+    /// -39015: this node hands the call on to another one, which cannot be asked at the moment. `data` of a subscription
+    /// that ended so has `resumeFrom`, as for -39014.
+    #[error("{text}")]
+    UpstreamUnavailable {
+        /// What went wrong.
+        text: String,
+        /// The last cursor handed to the connection, where a stream of frames was cut.
+        resume_from: Option<u64>,
+    },
 }
 
 impl LcaiError {
@@ -82,18 +91,19 @@ impl LcaiError {
             Self::TransactionRefused(_) => -39012,
             Self::NotYet(_) => -39013,
             Self::SlowReader { .. } => -39014,
+            Self::UpstreamUnavailable { .. } => -39015,
         }
     }
 }
 
 impl From<LcaiError> for ErrorObjectOwned {
     fn from(error: LcaiError) -> Self {
-        let data = match error {
-            LcaiError::SlowReader { resume_from } => {
-                Some(serde_json::json!({ "resumeFrom": Quantity(resume_from) }))
-            }
+        let resume_from = match error {
+            LcaiError::SlowReader { resume_from } => Some(resume_from),
+            LcaiError::UpstreamUnavailable { resume_from, .. } => resume_from,
             _ => None,
         };
+        let data = resume_from.map(|cursor| serde_json::json!({ "resumeFrom": Quantity(cursor) }));
         Self::owned(error.code(), error.to_string(), data)
     }
 }

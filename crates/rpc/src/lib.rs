@@ -41,6 +41,7 @@ mod testing;
 mod tokens;
 #[cfg(test)]
 mod torture_tests;
+mod upstream;
 mod watch;
 
 pub use api::{LcaiApiClient, LcaiApiServer};
@@ -60,6 +61,7 @@ pub use server::{ExtensionStatus, LcaiRpc, MAX_POLL_MS, RpcParts, RpcSettings};
 pub use session_view::{JobView, SessionParties, SessionView};
 pub use store::{FrameStore, StoreError};
 pub use tokens::{TokenConfig, TokenIssuer, TokenKey};
+pub use upstream::Upstream;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

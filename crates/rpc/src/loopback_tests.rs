@@ -1,10 +1,10 @@
 //! The namespace over a real server and real sockets.
 
 use crate::{
-    BlobService, Directory, JwtSecret, LcaiApiClient, LcaiApiServer, LcaiError, LcaiOperator,
-    LcaiOperatorApiClient, LcaiOperatorApiServer, LcaiRpc, Publisher, PublisherConfig, Rate, Relay,
-    RpcHandle, RpcParts, RpcSettings, ServerLimits, SessionView, TokenConfig, TokenIssuer, TokenKey, jwt,
-    serve, serve_operator,
+    BlobService, Directory, JwtSecret, LcaiApiClient, LcaiApiServer, LcaiDrillApiServer, LcaiError,
+    LcaiOperator, LcaiOperatorApiClient, LcaiOperatorApiServer, LcaiRpc, Publisher, PublisherConfig, Rate,
+    Relay, RpcHandle, RpcParts, RpcSettings, ServerLimits, SessionView, TokenConfig, TokenIssuer, TokenKey,
+    Upstream, jwt, serve, serve_operator,
     session_view::{JobView, SessionParties},
     testing::{JOB, SESSION, Scene, chunk, deployment},
     types::{
@@ -19,7 +19,10 @@ use alloy_sol_types::SolCall;
 use async_trait::async_trait;
 use jsonrpsee::{
     RpcModule,
-    core::client::{ClientT, Error as ClientError, Subscription},
+    core::{
+        RpcResult,
+        client::{ClientT, Error as ClientError, Subscription},
+    },
     http_client::{HttpClient, HttpClientBuilder},
     rpc_params,
     ws_client::{WsClient, WsClientBuilder},
@@ -720,6 +723,8 @@ async fn operators_need_the_secret_and_can_end_all_logins() {
     while operator.status().await.unwrap().relay.readers != 1 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    let document: serde_json::Value = operator.request("rpc.discover", rpc_params![]).await.unwrap();
+    assert_eq!(document["info"]["title"], "lcaiOperator");
     operator.end_logins().await.unwrap();
     assert!(frames.next().await.is_none(), "its subscriptions end");
     assert_eq!(code(ws.poll_frames(user, SESSION, Quantity(0), Quantity(0)).await), -39004);
@@ -734,10 +739,88 @@ async fn the_document_names_every_method_and_no_other() {
     let node = Node::plain(&scene, dir.path()).await;
     let http = node.http();
     let document: serde_json::Value = http.request("rpc.discover", rpc_params![]).await.unwrap();
-    let methods = document["methods"].as_array().unwrap().iter();
-    let documented: BTreeSet<String> = methods.map(|m| m["name"].as_str().unwrap().to_owned()).collect();
     let served: BTreeSet<String> = node.module.method_names().map(str::to_owned).collect();
-    assert_eq!(documented, served);
+    assert_eq!(documented(&document), served);
     assert_eq!(document["info"]["version"], http.versions().await.unwrap_or_else(|e| panic!("{e}")).api);
     node.stop().await;
+}
+
+/// A node without the dispatcher: another relay and other tokens, before `upstream`.
+async fn follower(scene: &Scene, dir: &Path, upstream: &Node) -> RpcHandle {
+    let own = Node::plain(scene, dir).await;
+    let mut module = RpcModule::new(());
+    module.merge(own.module.clone()).unwrap();
+    let url = format!("ws://{}", upstream.handle.local_addr());
+    Upstream::new(&url, deployment()).unwrap().take_over(&mut module).unwrap();
+    own.stop().await;
+    serve(module, "127.0.0.1:0".parse().unwrap(), ServerLimits::default()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_node_without_the_key_hands_on_calls_streams_and_refusals() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let dispatcher = Node::plain(&scene, dir.path()).await;
+    let own = tempdir().unwrap();
+    let before = follower(&scene, own.path(), &dispatcher).await;
+    let url = format!("ws://{}", before.local_addr());
+    let ws = WsClientBuilder::default().build(&url).await.unwrap();
+    // Tokens are the dispatcher's: they count there and here.
+    let (user, worker) = (login(&ws, &scene.user).await, login(&ws, &scene.worker).await);
+    let mut stream = ws.subscribe_frames(user.clone(), SESSION, Quantity(0)).await.unwrap();
+    ws.submit_frames(worker.clone(), vec![chunk(JOB, 1, 40)]).await.unwrap();
+    dispatcher.http().submit_frames(worker, vec![chunk(JOB, 2, 40)]).await.unwrap();
+    assert_eq!(take(&mut stream, 2).await, [(1, 1), (2, 2)]);
+    assert_eq!(ws.poll_frames(user, SESSION, Quantity(1), Quantity(0)).await.unwrap().len(), 1);
+    // Refusals arrive with their codes, also that of a subscription.
+    assert_eq!(code(ws.poll_frames("x".into(), SESSION, Quantity(0), Quantity(0)).await), -39003);
+    assert_eq!(code(ws.subscribe_frames("x".into(), SESSION, Quantity(0)).await), -39003);
+    assert_eq!(code(ws.request_session("unheard-of".into(), scene.user.address()).await), -39001);
+    // What the chain tells is answered without the other node.
+    dispatcher.stop().await;
+    assert!(stream.next().await.is_none(), "the stream ends with the other node's");
+    assert!(ws.get_job(JOB).await.unwrap().is_some());
+    assert_eq!(code(ws.get_receipt(JOB).await), -39015);
+    before.stop();
+}
+
+#[tokio::test]
+async fn a_node_of_another_network_is_not_asked() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let dispatcher = Node::plain(&scene, dir.path()).await;
+    let elsewhere = lcai_primitives::contracts::Deployment { chain_id: 1, ..deployment() };
+    let url = format!("ws://{}", dispatcher.handle.local_addr());
+    let mut module = RpcModule::new(());
+    Upstream::new(&url, elsewhere).unwrap().take_over(&mut module).unwrap();
+    let before = serve(module, "127.0.0.1:0".parse().unwrap(), ServerLimits::default()).await.unwrap();
+    let http = HttpClientBuilder::default().build(format!("http://{}", before.local_addr())).unwrap();
+    let refused = http.challenge(scene.user.address()).await.unwrap_err().to_string();
+    assert!(refused.contains("it is of chain 8200") && refused.contains("this node of chain 1"), "{refused}");
+    before.stop();
+    dispatcher.stop().await;
+}
+
+fn documented(document: &serde_json::Value) -> BTreeSet<String> {
+    let methods = document["methods"].as_array().unwrap().iter();
+    methods.map(|m| m["name"].as_str().unwrap().to_owned()).collect()
+}
+
+struct NoDrill;
+
+#[async_trait]
+impl LcaiDrillApiServer for NoDrill {
+    async fn panic_task(&self, _: String) -> RpcResult<bool> {
+        Ok(false)
+    }
+}
+
+#[tokio::test]
+async fn the_operators_document_names_every_method_and_no_other() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let Node { handle, relay, operator, .. } = Node::plain(&scene, dir.path()).await;
+    let document: serde_json::Value = serde_json::from_str(operator.discover().await.unwrap().get()).unwrap();
+    let mut module = operator.into_rpc();
+    module.merge(NoDrill.into_rpc()).unwrap();
+    assert_eq!(documented(&document), module.method_names().map(str::to_owned).collect());
+    handle.stop();
+    relay.close().await;
 }

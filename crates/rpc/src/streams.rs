@@ -158,7 +158,7 @@ async fn tell<W: Watched>(
 }
 
 /// The error notification that ends a subscription: the same object a call would be answered with.
-fn closing(error: LcaiError) -> SubscriptionError {
+pub(crate) fn closing(error: LcaiError) -> SubscriptionError {
     let text = error.to_string();
     let object = ErrorObjectOwned::from(error);
     to_raw_value(&object).map_or_else(|_| SubscriptionError::from(text), SubscriptionError::from_json)

@@ -144,6 +144,7 @@ impl Devnet {
             disputer_encryption_key: Bytes::copy_from_slice(&disputer.escrow.public().to_sec1()),
             osaka_time: (!config.prague).then_some(0),
             accept_empty_journal: false,
+            upstream: None,
         };
         let node = progress.step("node started", start_node(node_config, &chain, client, disputer)).await?;
         let mut module = RpcModule::new(());
