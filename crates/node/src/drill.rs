@@ -1,18 +1,24 @@
 //! A drill for operators and tests: one task of the node panics on purpose.
 
-use jsonrpsee::{RpcModule, types::ErrorObjectOwned};
+use jsonrpsee::{
+    Methods,
+    core::{RpcResult, async_trait},
+};
 use lcai_host::Supervisor;
+use lcai_rpc::LcaiDrillApiServer;
 
-/// `lcaiOperator_panicTask(task)`: makes the supervised task of that name panic; it restarts, and
-/// `lcai_task_restarts_total` counts it.
-pub(crate) fn module(supervisor: Supervisor) -> RpcModule<Supervisor> {
-    let mut module = RpcModule::new(supervisor);
-    let registered = module.register_method("lcaiOperator_panicTask", |params, supervisor, _| {
-        let task: String = params.one()?;
+struct Drill(Supervisor);
+
+#[async_trait]
+impl LcaiDrillApiServer for Drill {
+    async fn panic_task(&self, task: String) -> RpcResult<bool> {
         tracing::warn!(task, "the operator makes a task panic");
-        supervisor.inject_panic(&task);
-        Ok::<_, ErrorObjectOwned>(true)
-    });
-    debug_assert!(registered.is_ok(), "the module is new, so the name is free");
-    module
+        self.0.inject_panic(&task);
+        Ok(true)
+    }
+}
+
+/// `lcaiOperator_panicTask`.
+pub(crate) fn module(supervisor: Supervisor) -> Methods {
+    Drill(supervisor).into_rpc().into()
 }

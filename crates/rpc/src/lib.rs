@@ -52,7 +52,9 @@ pub use error::LcaiError;
 pub use fanout::Live;
 pub use jwt::JwtSecret;
 pub use limits::{AccountLimiter, Rate};
-pub use operator::{LcaiOperator, LcaiOperatorApiClient, LcaiOperatorApiServer};
+pub use operator::{
+    LcaiDrillApiClient, LcaiDrillApiServer, LcaiOperator, LcaiOperatorApiClient, LcaiOperatorApiServer,
+};
 pub use relay::{
     DEFAULT_SESSION_CAP, FrameReader, MAX_FRAMES_PER_CALL, Relay, RelayConfig, RelayStats, envelopes,
 };

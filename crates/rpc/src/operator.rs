@@ -2,6 +2,7 @@
 //! reaches ([`crate::serve_operator`], or the authenticated server of the execution client).
 
 use crate::{
+    openrpc,
     relay::Relay,
     server::ExtensionStatus,
     tokens::TokenIssuer,
@@ -11,9 +12,10 @@ use crate::{
 use async_trait::async_trait;
 use jsonrpsee::{core::RpcResult, proc_macros::rpc};
 use lcai_primitives::quantity::Quantity;
+use serde_json::value::RawValue;
 use std::{fmt, sync::Arc};
 
-/// `lcaiOperator_*`.
+/// `lcaiOperator_*`, but for what [`LcaiDrillApi`] has. Requests without the server's bearer token get HTTP status 401.
 #[rpc(server, client, namespace = "lcaiOperator")]
 pub trait LcaiOperatorApi {
     /// What the relay counted since start, and how far each extension is.
@@ -28,6 +30,19 @@ pub trait LcaiOperatorApi {
     /// Compares the signed answers that wait with what the chain says now; gives how many were decided.
     #[method(name = "compareAnswers")]
     async fn compare_answers(&self) -> RpcResult<Quantity>;
+
+    /// This namespace as an OpenRPC document.
+    #[method(name = "discover", aliases = ["rpc.discover"])]
+    async fn discover(&self) -> RpcResult<Box<RawValue>>;
+}
+
+/// The part of `lcaiOperator_*` that the node's supervisor answers.
+#[rpc(server, client, namespace = "lcaiOperator")]
+pub trait LcaiDrillApi {
+    /// Makes the supervised task of this name (e.g. "dispatch") panic, to see that it restarts and that nobody else notices;
+    /// `lcai_task_restarts_total` counts it. A name that no task has does nothing.
+    #[method(name = "panicTask")]
+    async fn panic_task(&self, task: String) -> RpcResult<bool>;
 }
 
 /// The operator's methods; from [`crate::LcaiRpc::operator`].
@@ -79,5 +94,9 @@ impl LcaiOperatorApiServer for LcaiOperator {
 
     async fn compare_answers(&self) -> RpcResult<Quantity> {
         Ok(Quantity(self.relay.compare().await? as u64))
+    }
+
+    async fn discover(&self) -> RpcResult<Box<RawValue>> {
+        Ok(openrpc::document(openrpc::OPERATOR_DOCUMENT)?)
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     directory::Directory,
     error::LcaiError,
     limits::{AccountLimiter, Rate},
+    openrpc,
     operator::LcaiOperator,
     relay::{FrameReader, Relay, envelopes},
     streams::{Ending, Streams},
@@ -307,7 +308,7 @@ impl LcaiApiServer for LcaiRpc {
     async fn versions(&self) -> RpcResult<Versions> {
         Ok(Versions {
             node: self.parts.version.clone(),
-            api: crate::openrpc::API_VERSION.into(),
+            api: openrpc::API_VERSION.into(),
             deployment: self.parts.deployment,
         })
     }
@@ -481,6 +482,6 @@ impl LcaiApiServer for LcaiRpc {
     }
 
     async fn discover(&self) -> RpcResult<Box<RawValue>> {
-        Ok(crate::openrpc::document()?)
+        Ok(openrpc::document(openrpc::DOCUMENT)?)
     }
 }

@@ -21,25 +21,48 @@ pub(crate) fn errors(file: &syn::File) -> Map<String, Value> {
     found.unwrap().variants.iter().map(entry).collect()
 }
 
-/// The trait's methods and subscriptions, in its order.
+/// The methods and subscriptions of a file's namespaces, in its order.
 pub(crate) fn methods(file: &syn::File, errors: &Map<String, Value>, schemas: &mut Schemas) -> Vec<Value> {
-    let api = file.items.iter().find_map(|item| match item {
-        Item::Trait(found) if found.ident == "LcaiApi" => Some(found),
+    let apis = file.items.iter().filter_map(|item| match item {
+        Item::Trait(found) => Some((namespace(found)?, found)),
         _ => None,
     });
+    apis.flat_map(|(namespace, api)| of_trait(&namespace, api, errors, schemas)).collect()
+}
+
+/// What `#[rpc(namespace = "…")]` says of a trait.
+fn namespace(api: &syn::ItemTrait) -> Option<String> {
+    let rpc = api.attrs.iter().find(|attr| attr.path().is_ident("rpc"))?;
+    let mut found = None;
+    rpc.parse_nested_meta(|meta| {
+        if meta.path.is_ident("namespace") {
+            found = Some(meta.value()?.parse::<syn::LitStr>()?.value());
+        }
+        Ok(())
+    })
+    .unwrap();
+    found
+}
+
+fn of_trait(
+    namespace: &str,
+    api: &syn::ItemTrait,
+    errors: &Map<String, Value>,
+    schemas: &mut Schemas,
+) -> Vec<Value> {
     let mut found = Vec::new();
-    for item in &api.unwrap().items {
+    for item in &api.items {
         let syn::TraitItem::Fn(method) = item else { continue };
         let attribute = |name| method.attrs.iter().find(|attr| attr.path().is_ident(name));
         if let Some(attr) = attribute("method") {
             let (name, aliases) = method_names(attr);
             let result = ok_type(&method.sig.output);
             let result = json!({ "name": "result", "schema": schemas.of(&result) });
-            for name in aliases.into_iter().chain([format!("lcai_{name}")]) {
+            for name in aliases.into_iter().chain([format!("{namespace}_{name}")]) {
                 found.push(entry(method, &name, result.clone(), errors, schemas));
             }
         } else if let Some(attr) = attribute("subscription") {
-            found.extend(subscription(method, attr, errors, schemas));
+            found.extend(subscription(namespace, method, attr, errors, schemas));
         }
     }
     found
@@ -95,6 +118,7 @@ fn params(method: &TraitItemFn, schemas: &mut Schemas) -> Vec<Value> {
 
 /// A subscription is a method that gives an id, notifications, and a method that ends it.
 fn subscription(
+    namespace: &str,
     method: &TraitItemFn,
     attr: &syn::Attribute,
     errors: &Map<String, Value>,
@@ -108,10 +132,11 @@ fn subscription(
     let item = tokens.split_once("item =").unwrap().1.split(',').next().unwrap();
     let item: Type = syn::parse_str(item).unwrap();
     let id = json!({ "name": "subscription", "schema": { "type": "string" } });
-    let mut subscribe = entry(method, &format!("lcai_{}", text("name =")), id.clone(), errors, schemas);
-    let end = format!("lcai_{}", text("unsubscribe ="));
+    let mut subscribe =
+        entry(method, &format!("{namespace}_{}", text("name =")), id.clone(), errors, schemas);
+    let end = format!("{namespace}_{}", text("unsubscribe ="));
     subscribe["x-notification"] = json!({
-        "method": format!("lcai_{}", text("=>")),
+        "method": format!("{namespace}_{}", text("=>")),
         "params": { "subscription": { "type": "string" }, "result": schemas.of(&item) },
         "unsubscribe": end,
     });
