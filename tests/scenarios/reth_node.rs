@@ -11,7 +11,7 @@ use lcai_genesis::dev::Role;
 use lcai_rpc::api::LcaiApiClient;
 use lcai_tests::{
     ask, funded, open_session,
-    reth::{RethNet, tail},
+    reth::{RethNet, RethNode, Through, tail},
     run,
 };
 use serde_json::{Value, json};
@@ -101,6 +101,44 @@ fn a_panicking_extension_comes_back_and_the_node_goes_on() {
         assert_eq!(unknown["error"]["code"], -32601, "{unknown}");
         network.stop().await;
     });
+}
+
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn a_node_without_the_dispatchers_key_serves_applications_all_the_same() {
+    run(async {
+        let network = RethNet::start(&DevnetConfig::default()).await;
+        let follower = network.node.follower().await;
+        caught_up(&network, &follower).await;
+        let through = Through::node(&network, &follower);
+        let user = funded(&through, 2).await;
+        let session = open_session(&user).await;
+        let (answer, _) = ask(&user, &session, "What is the capital of France?").await;
+        assert!(answer.text.contains("Paris"), "{}", answer.text);
+
+        // It has the chain itself: the job is read from its own database when the other node is gone.
+        let connection = Connection::open(&follower.url(), None).await.unwrap();
+        let job = answer.receipt.job.id;
+        network.stop().await;
+        assert!(connection.rpc().get_job(job).await.unwrap().is_some());
+        let gone = connection.rpc().get_draw(session.id).await.unwrap_err().to_string();
+        assert!(gone.contains("-39015"), "{gone}");
+    });
+}
+
+/// Waits until a follower has the blocks that the network has now.
+async fn caught_up(network: &RethNet, follower: &RethNode) {
+    let connections =
+        [Connection::open(&network.node.url(), None).await, Connection::open(&follower.url(), None).await];
+    let [ahead, behind] = connections.map(|connection| connection.unwrap().chain());
+    let goal = ahead.heads().await.unwrap().head.number;
+    for _ in 0..300 {
+        if behind.heads().await.unwrap().head.number >= goal {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("not at block {goal} after a minute:\n{}", tail(&follower.log()));
 }
 
 /// Calls a method of the authenticated server; without its secret, the token is a wrong one.

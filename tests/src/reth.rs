@@ -1,7 +1,7 @@
 //! The same network over the Reth node: `lcai-reth node --dev` as a process, with the devnet's workers brought to it.
 
 use crate::Network;
-use alloy_primitives::Address;
+use alloy_primitives::{Address, hex};
 use alloy_signer_local::PrivateKeySigner;
 use lcai::{
     devnet::{DevAccounts, DevnetConfig, Fleet, FleetConfig},
@@ -30,7 +30,17 @@ pub struct RethNode {
     child: Option<Child>,
     directory: TempDir,
     ports: [u16; 5],
-    block_time: Duration,
+    /// Its identity among peers.
+    identity: PrivateKeySigner,
+    role: NodeRole,
+}
+
+#[derive(Debug)]
+enum NodeRole {
+    /// Makes a block this often.
+    Miner(Duration),
+    /// Takes blocks from another node and hands sessions on to it: its address and its place among peers.
+    Follower { url: String, enode: String },
 }
 
 impl RethNode {
@@ -42,9 +52,30 @@ impl RethNode {
         let spec = dev::spec(&accounts, fork, DEFAULT_TIMESTAMP, config.params).unwrap();
         let genesis = lcai_genesis::build(&spec).unwrap().genesis;
         std::fs::write(directory.path().join("genesis.json"), serde_json::to_vec(&genesis).unwrap()).unwrap();
-        let mut node = Self { child: None, directory, ports: free_ports(), block_time: config.block_time };
+        Self::begin(directory, NodeRole::Miner(config.block_time)).await
+    }
+
+    /// Starts a node on this one's chain that follows it and signs nothing itself.
+    pub async fn follower(&self) -> Self {
+        let directory = tempfile::Builder::new().prefix("lcai-follower-").tempdir().unwrap();
+        let genesis = |at: &TempDir| at.path().join("genesis.json");
+        std::fs::copy(genesis(&self.directory), genesis(&directory)).unwrap();
+        Self::begin(directory, NodeRole::Follower { url: self.url(), enode: self.enode() }).await
+    }
+
+    async fn begin(directory: TempDir, role: NodeRole) -> Self {
+        let identity = PrivateKeySigner::random();
+        let key = hex::encode(identity.to_bytes());
+        std::fs::write(directory.path().join("p2p.key"), key).unwrap();
+        let mut node = Self { child: None, directory, ports: free_ports(), identity, role };
         node.restart().await;
         node
+    }
+
+    /// Where peers find it.
+    fn enode(&self) -> String {
+        let point = self.identity.credential().verifying_key().to_encoded_point(false);
+        format!("enode://{}@127.0.0.1:{}", hex::encode(&point.as_bytes()[1..]), self.ports[3])
     }
 
     /// Where `eth_*` and `lcai_*` are, over WebSocket.
@@ -76,23 +107,32 @@ impl RethNode {
     fn command(&self, flags: &[&str]) -> Command {
         let path = |name: &str| self.directory.path().join(name).display().to_string();
         let [ws, http, auth, p2p, metrics] = self.ports.map(|port| port.to_string());
-        let block_time = format!("{}ms", self.block_time.as_millis());
         let metrics = format!("127.0.0.1:{metrics}");
-        let (genesis, data) = (path("genesis.json"), path("data"));
-        let settings = [
-            ("--dev.block-time", &block_time),
-            ("--chain", &genesis),
-            ("--datadir", &data),
-            ("--ws.port", &ws),
-            ("--http.port", &http),
-            ("--authrpc.port", &auth),
-            ("--port", &p2p),
-            ("--metrics", &metrics),
+        let mut settings = vec![
+            ("--chain", path("genesis.json")),
+            ("--datadir", path("data")),
+            ("--p2p-secret-key", path("p2p.key")),
+            ("--ws.port", ws),
+            ("--http.port", http),
+            ("--authrpc.port", auth),
+            ("--port", p2p),
+            ("--metrics", metrics),
         ];
         let mut command = Command::new(binary());
-        command.args(["node", "--dev", "--dev.finality-depth", "9", "--ws", "--http"]);
+        command.args(["node", "--ws", "--http"]);
+        match &self.role {
+            NodeRole::Miner(block_time) => {
+                command.args(["--dev", "--dev.finality-depth", "9"]);
+                settings.push(("--dev.block-time", format!("{}ms", block_time.as_millis())));
+            }
+            NodeRole::Follower { url, enode } => settings.extend([
+                ("--lcai.upstream", url.clone()),
+                ("--debug.rpc-consensus-url", url.clone()),
+                ("--trusted-peers", enode.clone()),
+            ]),
+        }
         for (flag, value) in settings.into_iter().filter(|(flag, _)| !flags.contains(flag)) {
-            command.args([flag, value]);
+            command.arg(flag).arg(value);
         }
         command
             .args(["--disable-discovery", "--ipcdisable", "--color", "never", "--log.file.max-files", "0"])
@@ -180,6 +220,39 @@ impl RethNode {
 impl Drop for RethNode {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A network as one sees it through another of its nodes.
+#[derive(Debug)]
+pub struct Through<'a> {
+    /// The network.
+    pub network: &'a RethNet,
+    url: String,
+}
+
+impl<'a> Through<'a> {
+    /// `network`, through `node`.
+    pub fn node(network: &'a RethNet, node: &RethNode) -> Self {
+        Self { network, url: node.url() }
+    }
+}
+
+impl Network for Through<'_> {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn deployment(&self) -> &Deployment {
+        self.network.deployment()
+    }
+
+    fn workers(&self) -> Vec<Address> {
+        self.network.workers()
+    }
+
+    fn user(&self, index: usize) -> PrivateKeySigner {
+        self.network.user(index)
     }
 }
 

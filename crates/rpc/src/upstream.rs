@@ -22,7 +22,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, Semaphore};
 
 /// Calls handed on: what needs the dispatcher's key, a token, or what only the dispatcher has seen.
-const CALLS: [&str; 15] = [
+const CALLS: [&str; 16] = [
+    "lcai_models",
     "lcai_workers",
     "lcai_challenge",
     "lcai_login",
