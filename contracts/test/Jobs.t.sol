@@ -418,12 +418,17 @@ contract JobsTest is Base {
         acknowledge(second);
         oneBlob(RESPONSE);
         uint256 expiry = time() + 10;
-        vm.chainId(9200);
         bytes memory submission = submitSig(USER_KEY, sessionId, 2, RESPONSE, FEE, expiry);
         bytes memory completion = completeSig(WORKER_KEY, first, RESPONSE, keccak256("c"));
-        vm.chainId(8200);
+        vm.chainId(9200);
         refuseSubmission(submission, expiry, IJobRegistryExtra.InvalidUserSignature.selector);
         refuseCompletion(first, completion, IJobRegistry.InvalidWorkerSignature.selector);
+        vm.chainId(8200);
+        vm.deal(keeper, FEE);
+        vm.startPrank(keeper);
+        jobs.submitJobWithBlob{value: FEE}(sessionId, 1, FEE, expiry, submission);
+        jobs.completeJobWithBlob(first, 1, keccak256("c"), completion);
+        vm.stopPrank();
     }
 
     function test_blobSignaturesNameRegistryAndJob() public {

@@ -264,6 +264,24 @@ contract SortitionTest is Base {
         vm.assertTrue(first[2] < first[0] / 4, "penalised");
     }
 
+    /// @dev One block before the window's end nearly every ticket would pass, a ticket of the zero seed too.
+    function test_withoutASeedOnlyTheWindowsEndLetsIn() public {
+        vm.prank(owner);
+        config.setClaimWindowBlocks(4096);
+        uint256 reqId = request();
+        uint256 end = height() + 2 + 4096;
+        vm.roll(end - 1);
+        vm.assertEq(manager.seedOf(reqId), bytes32(0));
+        vm.assertFalse(manager.eligibleNow(reqId, worker), "closed without a seed");
+        vm.prank(worker);
+        vm.expectRevert(abi.encodeWithSelector(ISessionManager.NotSortitionEligible.selector, worker));
+        manager.claimSession(reqId);
+        vm.roll(end);
+        vm.assertTrue(manager.eligibleNow(reqId, worker), "open to all");
+        vm.prank(worker);
+        manager.claimSession(reqId);
+    }
+
     function test_anOldSeedComesFromTheHistoryContract() public {
         vm.prank(owner);
         config.setClaimWindowBlocks(4096);
