@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use jsonwebtoken::{EncodingKey, Header, encode};
 use lcai::devnet::DevnetConfig;
 use lcai_client::Connection;
 use lcai_crypto::{KdfCost, keystore};
@@ -11,14 +10,11 @@ use lcai_genesis::dev::Role;
 use lcai_rpc::api::LcaiApiClient;
 use lcai_tests::{
     ask, funded, open_session,
-    reth::{RethNet, RethNode, Through, tail},
+    reth::{AuthServer, RethNet, RethNode, Through, tail},
     run,
 };
-use serde_json::{Value, json};
-use std::{
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use serde_json::json;
+use std::time::Duration;
 
 #[test]
 #[ignore = "needs LCAI_RETH, the lcai-reth binary"]
@@ -75,8 +71,8 @@ fn a_panicking_extension_comes_back_and_the_node_goes_on() {
     run(async {
         let network = RethNet::start(&DevnetConfig::default()).await;
         let connection = Connection::open(&network.node.url(), None).await.unwrap();
-        let (url, secret) = network.node.operator();
-        let panicked = operator(&url, &secret, "lcaiOperator_panicTask", json!(["dispatch"])).await;
+        let operator = network.node.authenticated();
+        let panicked = operator.call("lcaiOperator_panicTask", json!(["dispatch"])).await;
         assert_eq!(panicked["result"], true, "{panicked}");
 
         let before = connection.chain().heads().await.unwrap().head.number;
@@ -94,10 +90,13 @@ fn a_panicking_extension_comes_back_and_the_node_goes_on() {
         assert!(connection.rpc().health().await.is_ok());
 
         // The operator's methods are on the authenticated server alone.
-        let denied = operator(&url, Path::new("/nonexistent"), "lcaiOperator_status", json!([])).await;
-        assert_ne!(denied["status"], 200, "{denied}");
-        let unknown =
-            operator(&network.node.http(), &secret, "lcaiOperator_panicTask", json!(["dispatch"])).await;
+        let (url, secret) = network.node.operator();
+        let stranger = AuthServer::new(url, &"00".repeat(32));
+        let denied = stranger.call("lcaiOperator_status", json!([])).await;
+        assert_eq!(denied["status"], 401, "{denied}");
+        let secret = std::fs::read_to_string(secret).unwrap();
+        let public = AuthServer::new(network.node.http(), &secret);
+        let unknown = public.call("lcaiOperator_panicTask", json!(["dispatch"])).await;
         assert_eq!(unknown["error"]["code"], -32601, "{unknown}");
         network.stop().await;
     });
@@ -139,19 +138,6 @@ async fn caught_up(network: &RethNet, follower: &RethNode) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     panic!("not at block {goal} after a minute:\n{}", tail(&follower.log()));
-}
-
-/// Calls a method of the authenticated server; without its secret, the token is a wrong one.
-async fn operator(url: &str, secret: &Path, method: &str, params: Value) -> Value {
-    let secret = std::fs::read_to_string(secret).unwrap_or_else(|_| "00".repeat(32));
-    let secret = alloy_primitives::hex::decode(secret.trim()).unwrap();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let claims = json!({ "iat": now });
-    let token = encode(&Header::default(), &claims, &EncodingKey::from_secret(&secret)).unwrap();
-    let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
-    let answer = reqwest::Client::new().post(url).bearer_auth(token).json(&call).send().await.unwrap();
-    let status = answer.status().as_u16();
-    answer.json().await.unwrap_or_else(|_| json!({ "status": status }))
 }
 
 /// The value of a metric with this label, once it is there.

@@ -3,31 +3,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use alloy_primitives::{Address, B256, Bytes, U256};
-use alloy_sol_types::{SolCall, SolEvent, sol};
+use alloy_primitives::{Address, B256, U256};
+use alloy_sol_types::{SolCall, SolEvent};
 use lcai::{
     ask::DEFAULT_MODEL,
     devnet::{Devnet, DevnetConfig},
 };
-use lcai_client::{Answer, ClientError, Connection, Event, User, UserSession};
+use lcai_client::{Answer, ClientError, Event, User, UserSession};
 use lcai_crypto::SessionKey;
-use lcai_genesis::{addresses, dev::Role};
-use lcai_host::{Call, HostClient, TxLane, TxSpec};
+use lcai_host::{Call, HostClient};
 use lcai_primitives::{
-    contracts::{AIConfig, ReputationRegistry, SessionManager, WorkerRegistry},
+    contracts::{ReputationRegistry, SessionManager, WorkerRegistry},
     draw::{Candidate, Sortition},
     ids::ModelId,
 };
-use lcai_tests::{ask, devnet, fee, funded, open_session, run};
-use std::{collections::BTreeMap, time::Duration};
-
-sol! {
-    #[allow(missing_docs)]
-    interface Timelock {
-        function schedule(address target, uint256 value, bytes data, bytes32 predecessor, bytes32 salt, uint256 delay) external;
-        function execute(address target, uint256 value, bytes payload, bytes32 predecessor, bytes32 salt) external payable;
-    }
-}
+use lcai_tests::{ask, devnet, fee, funded, governance::switch_sortition, open_session, run};
+use std::collections::BTreeMap;
 
 #[test]
 fn sortition_beside_the_dispatcher() {
@@ -39,7 +30,7 @@ fn sortition_beside_the_dispatcher() {
         assert!(matches!(refused, ClientError::Transaction { .. }), "{refused}");
         assert!(refused.to_string().contains("switched off"), "{refused}");
 
-        switch(&devnet, &before, true).await;
+        switch_sortition(&devnet, true).await;
         let user = funded(&devnet, 1).await;
         let (session, answer) = by_sortition(&devnet, &user).await;
         assert!(answer.text.contains("Paris"), "{}", answer.text);
@@ -53,7 +44,7 @@ fn sortition_beside_the_dispatcher() {
 
         a_delegate_asks_and_pays(&devnet).await;
 
-        switch(&devnet, &user, false).await;
+        switch_sortition(&devnet, false).await;
         let after = funded(&devnet, 2).await;
         assert!(after.open_by_sortition(model, SessionKey::random()).await.is_err(), "switched off again");
         devnet.stop().await;
@@ -103,40 +94,6 @@ async fn a_delegate_asks_and_pays(devnet: &Devnet) {
     let blob = app.publish_prompt(&key, b"What is the capital of Italy?").await.unwrap();
     let beyond = app.submit_on_behalf(owner.account(), session.id, blob.versioned_hash).await;
     assert!(beyond.is_err(), "the allowance is spent");
-}
-
-/// The governor proposes and executes through the timelock.
-async fn switch(devnet: &Devnet, user: &User, on: bool) {
-    let governor = TxLane::new(user.node().chain(), Role::Governor.signer().unwrap());
-    let data: Bytes = AIConfig::setSortitionEnabledCall { enabled: on }.abi_encode().into();
-    let (target, salt) = (devnet.deployment().ai_config, B256::with_last_byte(1 + u8::from(on)));
-    let schedule = Timelock::scheduleCall {
-        target,
-        value: U256::ZERO,
-        data: data.clone(),
-        predecessor: B256::ZERO,
-        salt,
-        delay: U256::from(2),
-    };
-    let execute =
-        Timelock::executeCall { target, value: U256::ZERO, payload: data, predecessor: B256::ZERO, salt };
-    let send = async |input: Vec<u8>| governor.send(TxSpec::call(addresses::TIMELOCK, input.into())).await;
-    assert!(send(schedule.abi_encode()).await.unwrap().receipt.success);
-    for _ in 0..40 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        if send(execute.abi_encode()).await.is_ok_and(|sent| sent.receipt.success) {
-            break;
-        }
-    }
-    // A new connection reads the parameters anew, once the node has the block.
-    for _ in 0..100 {
-        let node = Connection::open(devnet.url(), None).await.unwrap();
-        if node.network().params.sortition_enabled == on {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("the switch has no effect");
 }
 
 async fn claim_of(devnet: &Devnet, request: U256) -> (u64, Address) {

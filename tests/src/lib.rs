@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod governance;
 pub mod idle;
 pub mod keeper;
 pub mod proxy;
 pub mod reth;
+pub mod scene;
 
 use alloy_primitives::{Address, U256};
 use alloy_signer_local::PrivateKeySigner;

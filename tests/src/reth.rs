@@ -3,18 +3,21 @@
 use crate::Network;
 use alloy_primitives::{Address, hex};
 use alloy_signer_local::PrivateKeySigner;
+use jsonwebtoken::{EncodingKey, Header, encode};
 use lcai::{
     devnet::{DevAccounts, DevnetConfig, Fleet, FleetConfig},
     progress::Progress,
 };
 use lcai_client::Connection;
 use lcai_genesis::{DEFAULT_TIMESTAMP, Fork, dev};
+use lcai_host_rpc::RpcClient;
 use lcai_primitives::contracts::Deployment;
+use serde_json::{Value, json};
 use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
 
@@ -41,6 +44,8 @@ enum NodeRole {
     Miner(Duration),
     /// Takes blocks from another node and hands sessions on to it: its address and its place among peers.
     Follower { url: String, enode: String },
+    /// Takes blocks over the Engine API, with these flags.
+    Driven(Vec<String>),
 }
 
 impl RethNode {
@@ -61,6 +66,13 @@ impl RethNode {
         let genesis = |at: &TempDir| at.path().join("genesis.json");
         std::fs::copy(genesis(&self.directory), genesis(&directory)).unwrap();
         Self::begin(directory, NodeRole::Follower { url: self.url(), enode: self.enode() }).await
+    }
+
+    /// Starts a node on a genesis (its JSON) that waits for what the Engine API gives it.
+    pub async fn driven(genesis: &str, flags: &[String]) -> Self {
+        let directory = tempfile::Builder::new().prefix("lcai-driven-").tempdir().unwrap();
+        std::fs::write(directory.path().join("genesis.json"), genesis).unwrap();
+        Self::begin(directory, NodeRole::Driven(flags.to_vec())).await
     }
 
     async fn begin(directory: TempDir, role: NodeRole) -> Self {
@@ -93,6 +105,12 @@ impl RethNode {
         (format!("http://127.0.0.1:{}", self.ports[2]), self.directory.path().join("data/jwt.hex"))
     }
 
+    /// The server with the operator's methods and the Engine API.
+    pub fn authenticated(&self) -> AuthServer {
+        let (url, secret) = self.operator();
+        AuthServer::new(url, &std::fs::read_to_string(secret).unwrap())
+    }
+
     /// Where metrics are.
     pub fn metrics(&self) -> String {
         format!("http://127.0.0.1:{}/metrics", self.ports[4])
@@ -119,7 +137,7 @@ impl RethNode {
             ("--metrics", metrics),
         ];
         let mut command = Command::new(binary());
-        command.args(["node", "--ws", "--http"]);
+        command.args(["node", "--ws", "--ws.api", "eth,net,web3,debug", "--http"]);
         match &self.role {
             NodeRole::Miner(block_time) => {
                 command.args(["--dev", "--dev.finality-depth", "9"]);
@@ -130,6 +148,9 @@ impl RethNode {
                 ("--debug.rpc-consensus-url", url.clone()),
                 ("--trusted-peers", enode.clone()),
             ]),
+            NodeRole::Driven(flags) => {
+                command.args(flags);
+            }
         }
         for (flag, value) in settings.into_iter().filter(|(flag, _)| !flags.contains(flag)) {
             command.arg(flag).arg(value);
@@ -186,7 +207,12 @@ impl RethNode {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 return false;
             }
-            if Connection::open(&self.url(), None).await.is_ok() {
+            let up = match self.role {
+                // Perhaps without lcai_*.
+                NodeRole::Driven(_) => RpcClient::connect(&self.url(), None).await.is_ok(),
+                _ => Connection::open(&self.url(), None).await.is_ok(),
+            };
+            if up {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -220,6 +246,33 @@ impl RethNode {
 impl Drop for RethNode {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A server that wants a token made with the JWT secret.
+#[derive(Debug)]
+pub struct AuthServer {
+    client: reqwest::Client,
+    url: String,
+    secret: Vec<u8>,
+}
+
+impl AuthServer {
+    /// The server at `url`; `secret` is 32 bytes in hex.
+    pub fn new(url: String, secret: &str) -> Self {
+        let secret = hex::decode(secret.trim()).unwrap();
+        Self { client: reqwest::Client::new(), url, secret }
+    }
+
+    /// The whole answer; where it is not JSON, the HTTP status as `status`.
+    pub async fn call(&self, method: &str, params: Value) -> Value {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let key = EncodingKey::from_secret(&self.secret);
+        let token = encode(&Header::default(), &json!({ "iat": now }), &key).unwrap();
+        let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        let answer = self.client.post(&self.url).bearer_auth(token).json(&call).send().await.unwrap();
+        let status = answer.status().as_u16();
+        answer.json().await.unwrap_or_else(|_| json!({ "status": status }))
     }
 }
 

@@ -1,0 +1,175 @@
+//! Block import with the extensions against without: the same blocks over the Engine API into `lcai-reth node` and
+//! `lcai-reth node --lcai.off`, in turns, in one run.
+//!
+//! `LCAI_RETH=…/lcai-reth cargo run --release -p lcai-tests --example reth_import [ROUNDS]`
+//!
+//! The blocks come from a development network of Reth on which sessions are opened, jobs asked and answered, and plain
+//! transfers sent. A round is a node on an empty database that is given all of them as fast as it takes them
+//! (`engine_newPayloadV4`, then `engine_forkchoiceUpdatedV3`). The node with the extensions has every key: it keeps the
+//! directory, signs, and watches for keeper duties while it imports.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::panic)]
+
+use alloy_consensus::{Block, SignableTransaction, TxEip1559, TxEnvelope};
+use alloy_eips::eip2718::Encodable2718;
+use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
+use alloy_rlp::Decodable;
+use alloy_rpc_types_engine::{ExecutionPayload, ForkchoiceState};
+use alloy_signer::SignerSync;
+use jsonrpsee::{core::client::ClientT, rpc_params, ws_client::WsClientBuilder};
+use lcai::devnet::DevnetConfig;
+use lcai_genesis::dev::Role;
+use lcai_tests::{
+    Network, ask, funded, open_session,
+    reth::{RethNet, RethNode},
+    run,
+};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// Questions in each of two sessions.
+const QUESTIONS: usize = 8;
+/// Plain transfers a second beside them.
+const TRANSFERS: u64 = 40;
+
+/// A block as the Engine API takes it.
+struct Payload {
+    payload: Value,
+    versioned_hashes: Vec<B256>,
+    parent_beacon_block_root: B256,
+    hash: B256,
+    transactions: usize,
+}
+
+fn main() {
+    let rounds: usize =
+        std::env::args().nth(1).map_or(5, |rounds| rounds.parse().expect("ROUNDS is a number"));
+    run(async move {
+        let (genesis, payloads) = record().await;
+        let transactions: usize = payloads.iter().map(|payload| payload.transactions).sum();
+        println!("{} blocks with {transactions} transactions", payloads.len());
+        let keys = tempfile::tempdir().unwrap();
+        let with: Vec<String> = [
+            ("--lcai.dispatcher-key", Role::Dispatcher),
+            ("--lcai.keeper-key", Role::Keeper),
+            ("--lcai.blob-key", Role::NodeBlob),
+        ]
+        .into_iter()
+        .flat_map(|(flag, role)| {
+            let file = keys.path().join(&flag[2..]);
+            std::fs::write(&file, hex::encode(role.signer().unwrap().to_bytes())).unwrap();
+            [flag.to_owned(), file.display().to_string()]
+        })
+        .collect();
+        let without = vec!["--lcai.off".to_owned()];
+
+        let (mut on, mut off) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            // Whoever is first finds the machine cooler or its caches colder: they take turns.
+            let turns = if round % 2 == 0 { [true, false] } else { [false, true] };
+            for extensions in turns {
+                let flags = if extensions { &with } else { &without };
+                let took = import(&genesis, flags, &payloads).await;
+                println!("round {round}, {}: {took:.2?}", if extensions { "with" } else { "without" });
+                if extensions { on.push(took) } else { off.push(took) }
+            }
+        }
+        let (on, off) = (median(on), median(off));
+        println!("median with the extensions {on:.2?}, without {off:.2?}");
+        println!("speed with against without: {:.3}", off.as_secs_f64() / on.as_secs_f64());
+    });
+}
+
+/// Lets a network work and takes its blocks.
+async fn record() -> (String, Vec<Payload>) {
+    let network = RethNet::start(&DevnetConfig::default()).await;
+    let busy = async {
+        let ask_all = async |index: usize| {
+            let user = funded(&network, index).await;
+            let session = open_session(&user).await;
+            for _ in 0..QUESTIONS {
+                ask(&user, &session, "What is the capital of France?").await;
+            }
+        };
+        tokio::join!(ask_all(0), ask_all(1));
+    };
+    tokio::select! {
+        () = busy => {}
+        () = transfers(&network) => unreachable!("they go on for ever"),
+    }
+    let genesis = std::fs::read_to_string(network.node.directory().join("genesis.json")).unwrap();
+    let node = WsClientBuilder::default().build(network.url()).await.unwrap();
+    let head: String = node.request("eth_blockNumber", rpc_params![]).await.unwrap();
+    let head = u64::from_str_radix(&head[2..], 16).unwrap();
+    let mut payloads = Vec::new();
+    for number in 1..=head {
+        let raw: Bytes =
+            node.request("debug_getRawBlock", rpc_params![format!("{number:#x}")]).await.unwrap();
+        payloads.push(payload(&raw));
+    }
+    network.stop().await;
+    (genesis, payloads)
+}
+
+/// Sends transfers of one account for as long as it is polled.
+async fn transfers(network: &RethNet) {
+    let signer = network.user(2);
+    let node = WsClientBuilder::default().build(network.url()).await.unwrap();
+    let mut nonce = 0;
+    loop {
+        for _ in 0..TRANSFERS {
+            let transfer = TxEip1559 {
+                chain_id: network.deployment().chain_id,
+                nonce,
+                gas_limit: 21_000,
+                max_fee_per_gas: 100_000_000_000,
+                max_priority_fee_per_gas: 1_000_000_000,
+                to: TxKind::Call(Address::repeat_byte(7)),
+                value: U256::from(1),
+                ..TxEip1559::default()
+            };
+            let signature = signer.sign_hash_sync(&transfer.signature_hash()).unwrap();
+            let raw = Bytes::from(TxEnvelope::from(transfer.into_signed(signature)).encoded_2718());
+            let _: B256 = node.request("eth_sendRawTransaction", rpc_params![raw]).await.unwrap();
+            nonce += 1;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn payload(raw: &[u8]) -> Payload {
+    let block = Block::<TxEnvelope>::decode(&mut &*raw).unwrap();
+    let hash = block.header.hash_slow();
+    let (payload, sidecar) = ExecutionPayload::from_block_unchecked(hash, &block);
+    Payload {
+        payload: serde_json::to_value(payload).unwrap(),
+        versioned_hashes: sidecar.versioned_hashes().cloned().unwrap_or_default(),
+        parent_beacon_block_root: sidecar.parent_beacon_block_root().unwrap_or_default(),
+        hash,
+        transactions: block.body.transactions.len(),
+    }
+}
+
+/// How long a new node takes for all blocks.
+async fn import(genesis: &str, flags: &[String], payloads: &[Payload]) -> Duration {
+    let mut node = RethNode::driven(genesis, flags).await;
+    let engine = node.authenticated();
+    let started = Instant::now();
+    for block in payloads {
+        let none: [Bytes; 0] = [];
+        let params = json!([block.payload, block.versioned_hashes, block.parent_beacon_block_root, none]);
+        let answer = engine.call("engine_newPayloadV4", params).await;
+        assert_eq!(answer["result"]["status"], "VALID", "{answer}");
+        let state = ForkchoiceState::same_hash(block.hash);
+        let answer = engine.call("engine_forkchoiceUpdatedV3", json!([state, null])).await;
+        assert_eq!(answer["result"]["payloadStatus"]["status"], "VALID", "{answer}");
+    }
+    let took = started.elapsed();
+    node.terminate();
+    took
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
