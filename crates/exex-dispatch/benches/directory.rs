@@ -1,22 +1,37 @@
-//! The directory at 100,000 workers: a block of 10,000 events, the snapshot draws share, one draw.
+//! The directory at 100,000 workers: a block of 10,000 events, the snapshot that draws share brought up to it while those
+//! of the minute before are held on to, one draw. Heartbeats are told apart: the same with those of a seventh of the
+//! workers, who each send one every 15 seconds.
 //! `benches/bullmq/run.sh` runs it beside BullMQ on a real Redis and prints the ratio.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::{SolCall, SolEvent, SolValue};
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use lcai_exex_dispatch::{DispatchConfig, DispatchCore, DispatchPlan, Snapshot, WorkerHealth};
+use criterion::{Criterion, criterion_group, criterion_main};
+use lcai_exex_dispatch::{Directories, DispatchConfig, DispatchCore, DispatchPlan, Snapshot, WorkerHealth};
 use lcai_host::{BlockRef, Call, Effects, Extension, FeedBlock, FeedLog, ReadPlan, StateRead};
 use lcai_primitives::{
     contracts::{AIConfig, Deployment, Job, JobRegistry, Session, WorkerRegistry},
     ids::ModelId,
 };
-use std::{cell::RefCell, collections::HashMap, hint::black_box};
+use std::{
+    collections::{HashMap, VecDeque},
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 const WORKERS: u64 = 100_000;
 /// Each has four events in the measured block: submitted, acknowledged, completed, released.
 const JOBS: u64 = 2_500;
+/// Registrations and sessions a block while the directory is filled.
+const BATCH: u64 = 10_000;
+const BLOCK_SECONDS: u64 = 2;
+const HEARTBEAT_SECONDS: u64 = 15;
+/// Blocks whose snapshots are held on to: somebody's offer lasts two minutes.
+const HELD: usize = 60;
+/// Seconds that ended jobs are kept, so that the measured blocks forget as many as they add.
+const RETENTION_SECONDS: u64 = 120;
 
 fn deployment() -> Deployment {
     Deployment {
@@ -53,7 +68,7 @@ impl Chain {
             number: self.number,
             hash: keccak256(self.number.to_be_bytes()),
             parent_hash: self.tip,
-            timestamp: 1_000 + self.number * 2,
+            timestamp: 1_000 + self.number * BLOCK_SECONDS,
             logs,
             blobs: Vec::new(),
             reads: Vec::new(),
@@ -80,6 +95,7 @@ impl Chain {
                 let worker = worker(id % WORKERS);
                 Session { user: worker, modelId: model().0, worker, ..Session::default() }.abi_encode()
             }
+            AIConfig::getBlobRetentionPeriodCall::SELECTOR => U256::from(RETENTION_SECONDS).abi_encode(),
             _ => U256::from(1_000).abi_encode(),
         };
         StateRead { call, success: true, output: output.into() }
@@ -90,12 +106,11 @@ impl Chain {
         let to = deployment().job_registry;
         let mut logs = Vec::new();
         self.records.clear();
-        for n in 0..JOBS {
-            let id = U256::from(self.jobs + n);
-            let worker = worker(n % WORKERS);
-            let job = Job { sessionId: U256::from(n), worker, state: 6, ..Job::default() };
+        for n in self.jobs..self.jobs + JOBS {
+            let (id, session, worker) = (U256::from(n), U256::from(n % WORKERS), worker(n % WORKERS));
+            let job = Job { sessionId: session, worker, state: 6, ..Job::default() };
             self.records.insert(id, job);
-            push(&mut logs, to, &JobRegistry::JobSubmitted { jobId: id, sessionId: U256::from(n), worker });
+            push(&mut logs, to, &JobRegistry::JobSubmitted { jobId: id, sessionId: session, worker });
             push(&mut logs, to, &JobRegistry::JobAcknowledged { jobId: id, worker });
             let completed = JobRegistry::JobCompleted {
                 jobId: id,
@@ -131,83 +146,153 @@ fn push(logs: &mut Vec<FeedLog>, address: Address, event: &impl SolEvent) {
     });
 }
 
-/// A directory of [`WORKERS`] healthy workers with a session each for the first [`JOBS`] of them.
-fn filled() -> (Chain, DispatchCore, BlockRef) {
-    let plan = DispatchPlan::new(deployment(), vec![model()]);
-    let mut chain = Chain { plan, number: 0, tip: B256::ZERO, jobs: 0, records: HashMap::new() };
-    let mut core = DispatchCore::new(DispatchConfig::new(deployment(), vec![model()]));
-    let registry = deployment().worker_registry;
-    for batch in 0..WORKERS / 1_000 {
-        let mut logs = Vec::new();
-        for n in batch * 1_000..(batch + 1) * 1_000 {
-            let registered =
-                WorkerRegistry::WorkerRegistered { worker: worker(n), encryptionPubKey: Bytes::new() };
-            push(&mut logs, registry, &registered);
-            push(&mut logs, registry, &WorkerRegistry::ModelAdded { worker: worker(n), modelId: model().0 });
-        }
-        apply(&mut core, &chain.block(logs));
-    }
-    let mut logs = Vec::new();
-    for n in 0..JOBS {
-        let created = JobRegistry::SessionCreated {
-            sessionId: U256::from(n),
-            user: worker(n),
-            modelId: model().0,
-            worker: worker(n),
-            encWorkerKey: Bytes::new(),
-            encDisputerKey: Bytes::new(),
-        };
-        push(&mut logs, deployment().job_registry, &created);
-    }
-    let block = chain.block(logs);
-    apply(&mut core, &block);
-    for n in 0..WORKERS {
-        let health = WorkerHealth {
-            last_heartbeat: block.timestamp,
-            heard_at: 0,
-            active_jobs: 0,
-            max_jobs: 8,
-            draining: false,
-            inference_ready: true,
-            sequence: 1,
-        };
-        let input = postcard::to_stdvec(&(worker(n), health)).unwrap();
-        core.input(block.block_ref(), &input, &mut Effects::default()).unwrap();
-    }
-    (chain, core, block.block_ref())
+/// A directory that follows a chain.
+struct Following {
+    chain: Chain,
+    core: DispatchCore,
+    directories: Directories,
+    held: VecDeque<Arc<Snapshot>>,
+    at: BlockRef,
+    heard: u64,
 }
 
-/// Applies a block and encodes what changed, as the runner does before it writes.
-fn apply(core: &mut DispatchCore, block: &FeedBlock) -> usize {
-    let mut effects = Effects::default();
-    core.apply(block, &mut effects).unwrap();
-    let changed: usize = core.tables().into_iter().map(|table| table.drain().unwrap().len()).sum();
-    changed + effects.into_intents().len()
+impl Following {
+    /// [`WORKERS`] healthy workers with a session each, and blocks until as many jobs are forgotten as are added.
+    fn start() -> Self {
+        let plan = DispatchPlan::new(deployment(), vec![model()]);
+        let chain = Chain { plan, number: 0, tip: B256::ZERO, jobs: 0, records: HashMap::new() };
+        let core = DispatchCore::new(DispatchConfig::new(deployment(), vec![model()]));
+        let (directories, held) = (Directories::default(), VecDeque::new());
+        let at = BlockRef { number: 0, hash: B256::ZERO };
+        let mut all = Self { chain, core, directories, held, at, heard: 0 };
+        (0..WORKERS / BATCH).for_each(|batch| all.register(batch * BATCH..(batch + 1) * BATCH));
+        (0..WORKERS / BATCH).for_each(|batch| all.open_sessions(batch * BATCH..(batch + 1) * BATCH));
+        for _ in 0..2 * RETENTION_SECONDS / BLOCK_SECONDS {
+            all.busy_block();
+        }
+        (0..=HEARTBEAT_SECONDS / BLOCK_SECONDS).for_each(|_| all.heartbeats());
+        all.snapshot();
+        assert_eq!(all.held[0].candidates().count() as u64, WORKERS);
+        all
+    }
+
+    fn register(&mut self, workers: std::ops::Range<u64>) {
+        let (mut logs, registry) = (Vec::new(), deployment().worker_registry);
+        for worker in workers.map(worker) {
+            let registered = WorkerRegistry::WorkerRegistered { worker, encryptionPubKey: Bytes::new() };
+            push(&mut logs, registry, &registered);
+            push(&mut logs, registry, &WorkerRegistry::ModelAdded { worker, modelId: model().0 });
+        }
+        let block = self.chain.block(logs);
+        self.apply(&block);
+    }
+
+    fn open_sessions(&mut self, workers: std::ops::Range<u64>) {
+        let mut logs = Vec::new();
+        for n in workers {
+            let created = JobRegistry::SessionCreated {
+                sessionId: U256::from(n),
+                user: worker(n),
+                modelId: model().0,
+                worker: worker(n),
+                encWorkerKey: Bytes::new(),
+                encDisputerKey: Bytes::new(),
+            };
+            push(&mut logs, deployment().job_registry, &created);
+        }
+        let block = self.chain.block(logs);
+        self.apply(&block);
+    }
+
+    /// Applies a block and encodes what changed, as the runner does before it writes.
+    fn apply(&mut self, block: &FeedBlock) -> usize {
+        self.at = block.block_ref();
+        let mut effects = Effects::default();
+        self.core.apply(block, &mut effects).unwrap();
+        self.drain() + effects.into_intents().len()
+    }
+
+    fn drain(&mut self) -> usize {
+        self.core.tables().into_iter().map(|table| table.drain().unwrap().len()).sum()
+    }
+
+    /// How long a block of 10,000 events takes.
+    fn busy_block(&mut self) -> Duration {
+        let block = self.chain.busy_block();
+        let start = Instant::now();
+        black_box(self.apply(&block));
+        start.elapsed()
+    }
+
+    /// As many workers as send one in a block's time.
+    fn heartbeats(&mut self) {
+        let next = self.heard + (WORKERS * BLOCK_SECONDS).div_ceil(HEARTBEAT_SECONDS);
+        for n in self.heard..next {
+            let health = WorkerHealth {
+                last_heartbeat: self.core.block_time(),
+                heard_at: 0,
+                active_jobs: 0,
+                max_jobs: 8,
+                draining: false,
+                inference_ready: true,
+                sequence: n,
+            };
+            let input = postcard::to_stdvec(&(worker(n % WORKERS), health)).unwrap();
+            self.core.input(self.at, &input, &mut Effects::default()).unwrap();
+        }
+        self.heard = next;
+        self.drain();
+    }
+
+    /// How long it takes until draws have a snapshot of the newest block.
+    fn snapshot(&mut self) -> Duration {
+        let start = Instant::now();
+        let snapshot = self.directories.snapshot(&self.core, self.at, model()).unwrap();
+        self.held.push_back(black_box(snapshot));
+        if self.held.len() > HELD {
+            self.held.pop_front();
+        }
+        start.elapsed()
+    }
 }
 
 fn directory(c: &mut Criterion) {
-    let (chain, mut core, at) = filled();
-    let snapshot = Snapshot::of(&core, at, model()).unwrap();
-    assert_eq!(snapshot.candidates().count() as u64, WORKERS);
+    let mut all = Following::start();
     let mut group = c.benchmark_group("directory of 100,000 workers");
     group.sample_size(20);
-    group.bench_function("snapshot, shared by a block's draws", |b| {
-        b.iter(|| black_box(Snapshot::of(&core, at, model()).unwrap()));
+    group.bench_function("block of 10,000 events", |b| {
+        b.iter_custom(|count| (0..count).map(|_| all.busy_block()).sum());
     });
+    group.bench_function("snapshot after such a block", |b| {
+        b.iter_custom(|count| {
+            let one = |_| {
+                all.heartbeats();
+                all.snapshot();
+                all.busy_block();
+                all.snapshot()
+            };
+            (0..count).map(one).sum()
+        });
+    });
+    group.bench_function("snapshot after such a block and heartbeats", |b| {
+        b.iter_custom(|count| {
+            let one = |_| {
+                all.busy_block();
+                all.heartbeats();
+                all.snapshot()
+            };
+            (0..count).map(one).sum()
+        });
+    });
+    let snapshot = Arc::clone(&all.held[all.held.len() - 1]);
+    assert_eq!(snapshot.candidates().count() as u64, WORKERS);
+    assert_eq!(*snapshot, Snapshot::of(&all.core, all.at, model()).unwrap());
     let mut nonce = 0u64;
     group.bench_function("draw", |b| {
         b.iter(|| {
             nonce += 1;
             black_box(snapshot.draw(Address::repeat_byte(9), U256::from(nonce)))
         });
-    });
-    let chain = RefCell::new(chain);
-    group.bench_function("block of 10,000 events", |b| {
-        b.iter_batched(
-            || chain.borrow_mut().busy_block(),
-            |block| black_box(apply(&mut core, &block)),
-            BatchSize::PerIteration,
-        );
     });
     group.finish();
 }

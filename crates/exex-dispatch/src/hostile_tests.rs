@@ -96,9 +96,7 @@ fn lives(count: usize) -> Vec<Life> {
         }
         at = apply_block(&mut world, &mut core);
         life.standing_bps = core.worker(&worker(HOSTILE)).unwrap().standing_bps;
-        assert!(
-            Snapshot::of(&core, at, model()).unwrap().candidates().all(|(_, w)| w.worker != worker(HOSTILE))
-        );
+        assert!(Snapshot::of(&core, at, model()).unwrap().candidates().all(|w| w.worker != worker(HOSTILE)));
         world.reinstate(HOSTILE);
         at = apply_block(&mut world, &mut core);
         lives.push(life);

@@ -7,12 +7,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod core;
+mod directory;
 pub mod duties;
 mod error;
 #[cfg(test)]
 mod hostile_tests;
 mod keeper;
 mod key_update;
+mod members;
 mod plan;
 mod records;
 mod service;
@@ -22,9 +24,11 @@ pub mod standing;
 mod tests;
 
 pub use core::{DispatchConfig, DispatchCore};
+pub use directory::Directories;
 pub use error::DispatchError;
 pub use keeper::{KeeperHandler, KeeperReport};
 pub use key_update::Reassignment;
+pub use members::Members;
 pub use plan::DispatchPlan;
 pub use records::{Bounties, Job, Model, Session, Speed, Worker, WorkerHealth, WorkerState};
 pub use service::{

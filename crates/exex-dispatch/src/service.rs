@@ -2,6 +2,7 @@
 
 use crate::{
     core::DispatchCore,
+    directory::Directories,
     error::DispatchError,
     records::{Model, WorkerHealth},
     snapshot::{DrawRecord, Snapshot},
@@ -157,8 +158,8 @@ pub struct DispatchService {
     journal: Records,
     /// Offers made and not yet authorized: forgetting them costs nothing but a new draw.
     offers: Mutex<HashMap<B256, Offered>>,
-    /// The newest snapshot of each model, with the directory's revision.
-    snapshots: Mutex<HashMap<ModelId, (u64, Arc<Snapshot>)>>,
+    /// The newest snapshots.
+    directories: Mutex<Directories>,
     /// One authorization at a time: reading and writing a pin is one step.
     signing: tokio::sync::Mutex<()>,
 }
@@ -185,7 +186,7 @@ impl DispatchService {
             client,
             journal,
             offers: Mutex::new(HashMap::new()),
-            snapshots: Mutex::new(HashMap::new()),
+            directories: Mutex::new(Directories::default()),
             signing: tokio::sync::Mutex::new(()),
         }
     }
@@ -221,7 +222,7 @@ impl DispatchService {
             .core
             .read(|core| core.worker(&worker).map(|w| w.encryption_key.clone()))
             .ok_or_else(|| DispatchError::NoWorker("the drawn worker just deregistered; ask again".into()))?;
-        let candidates = facts.candidates().map(|(_, w)| Candidate {
+        let candidates = facts.candidates().map(|w| Candidate {
             worker: w.worker,
             stake: w.stake,
             reputation: w.reputation(),
@@ -347,21 +348,13 @@ impl DispatchService {
         }
     }
 
-    /// The model's directory as it is: made anew when a block or a heartbeat came in between.
+    /// The model's directory as it is.
     fn snapshot(&self, model: ModelId) -> Result<Arc<Snapshot>, DispatchError> {
         self.core.read_at(|core, at| {
             let at = at.ok_or_else(|| {
                 DispatchError::NoWorker("the node has not read its first block yet; try again".into())
             })?;
-            let mut snapshots = self.snapshots.lock();
-            if let Some((revision, snapshot)) = snapshots.get(&model)
-                && (*revision, snapshot.block) == (core.revision(), at)
-            {
-                return Ok(Arc::clone(snapshot));
-            }
-            let snapshot = Arc::new(Snapshot::of(core, at, model)?);
-            snapshots.insert(model, (core.revision(), Arc::clone(&snapshot)));
-            Ok(snapshot)
+            self.directories.lock().snapshot(core, at, model)
         })
     }
 
@@ -470,14 +463,13 @@ impl DispatchService {
         }
         let expiry = self.now().saturating_add(AUTHORIZATION_LIFETIME_SECONDS);
         let pin = postcard::to_stdvec(&Pin { worker: fields.worker, expiry }).map_err(internal)?;
-        let draw = facts.map(|snapshot| self.to_keep(fields, &snapshot)).transpose()?;
+        // The facts first: a pin without them could not be accounted for.
+        let draw = match facts {
+            Some(snapshot) => Some(self.keep_facts(fields, &snapshot).await?),
+            None => None,
+        };
         self.records(move |records| {
-            // The facts first: a pin without them could not be accounted for.
-            if let Some((draw, snapshot_hash, snapshot)) = draw {
-                let name = prefixed(SNAPSHOT, snapshot_hash);
-                if records.get(&name)?.is_none() {
-                    records.put(&name, &snapshot)?;
-                }
+            if let Some(draw) = draw {
                 records.put(&prefixed(DRAW, key), &draw)?;
             }
             records.put(key.as_slice(), &pin)
@@ -487,13 +479,19 @@ impl DispatchService {
         Ok(expiry)
     }
 
-    /// A draw and its snapshot, encoded, with the snapshot's hash.
-    fn to_keep(
+    /// Keeps a draw's snapshot, which draws of one block share, and gives the draw, encoded.
+    async fn keep_facts(
         &self,
         fields: &AuthorizationFields,
         snapshot: &Snapshot,
-    ) -> Result<(Vec<u8>, B256, Vec<u8>), DispatchError> {
-        let (hash, bytes) = snapshot.encode().map_err(internal)?;
+    ) -> Result<Vec<u8>, DispatchError> {
+        let hash = snapshot.hash().map_err(internal)?;
+        let name = prefixed(SNAPSHOT, hash);
+        let known = name.clone();
+        if self.records(move |records| records.get(&known)).await?.is_none() {
+            let bytes = snapshot.encode().map_err(internal)?;
+            self.records(move |records| records.put(&name, &bytes)).await?;
+        }
         let retention = self.core.read(|core| core.params().map_or(0, |p| p.blob_retention_period));
         let draw = KeptDraw {
             user: fields.user,
@@ -502,7 +500,7 @@ impl DispatchService {
             snapshot: hash,
             keep_until: snapshot.block_time.saturating_add(retention),
         };
-        Ok((postcard::to_stdvec(&draw).map_err(internal)?, hash, bytes))
+        postcard::to_stdvec(&draw).map_err(internal)
     }
 
     /// Forgets pins that have expired and draws whose sessions nobody can dispute any more; called now and then.

@@ -3,16 +3,18 @@
 use crate::{
     core::DispatchCore,
     error::DispatchError,
-    records::{Worker, WorkerState},
+    members::Members,
+    records::{Worker, WorkerHealth, WorkerState},
     standing::weighed_score,
 };
 use alloy_primitives::{Address, B256, U256, keccak256};
 use lcai_host::BlockRef;
 use lcai_primitives::{draw, ids::ModelId};
 use serde::{Deserialize, Serialize};
+use std::{borrow::Cow, sync::OnceLock};
 
 /// Stake above this many minimum stakes does not raise a worker's weight, so that no one draws all sessions.
-const STAKE_CAP_IN_MINIMUMS: u64 = 10;
+pub(crate) const STAKE_CAP_IN_MINIMUMS: u64 = 10;
 
 /// A worker that lists the model, as a draw saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,15 +34,20 @@ pub struct DrawnWorker {
     /// When it signed that heartbeat, unix seconds.
     pub last_heartbeat: Option<u64>,
     /// Why it was no candidate; `None` for a candidate.
-    pub why_not: Option<String>,
+    pub why_not: Option<Cow<'static, str>>,
 }
 
 impl DrawnWorker {
-    fn new(core: &DispatchCore, address: Address, worker: &Worker, model: &ModelId) -> Self {
-        let health = core.health_of(&address);
-        let why_not = core.ineligible_because(worker, model).map(str::to_owned).or_else(|| {
-            let state = core.state_of(&address)?;
-            (state != WorkerState::Ready).then(|| unready(state, worker.open_jobs).to_owned())
+    pub(crate) fn new(
+        core: &DispatchCore,
+        address: Address,
+        worker: &Worker,
+        health: Option<&WorkerHealth>,
+        model: &ModelId,
+    ) -> Self {
+        let why_not = core.ineligible_because(worker, model).or_else(|| {
+            let state = core.state_by(worker, health);
+            (state != WorkerState::Ready).then(|| unready(state, worker.open_jobs))
         });
         Self {
             worker: address,
@@ -50,7 +57,7 @@ impl DrawnWorker {
             open_jobs: worker.open_jobs,
             max_jobs: health.map(|h| h.max_jobs),
             last_heartbeat: health.map(|h| h.last_heartbeat),
-            why_not,
+            why_not: why_not.map(Cow::Borrowed),
         }
     }
 
@@ -79,7 +86,7 @@ const fn unready(state: WorkerState, open_jobs: u64) -> &'static str {
 }
 
 /// Everything a draw of one model at one block decides by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Snapshot {
     /// The block whose hash seeds draws.
     pub block: BlockRef,
@@ -90,33 +97,52 @@ pub struct Snapshot {
     /// Cap on the stake that counts, wei.
     pub stake_cap: U256,
     /// Every worker that lists the model, ordered by address.
-    pub workers: Vec<DrawnWorker>,
-    /// Cumulative weights of those that are candidates, with their place in `workers`.
-    #[serde(skip)]
-    cumulative: Vec<(U256, usize)>,
+    pub workers: Members,
+    /// Cumulative weights, see [`Members::sums`].
+    sums: Vec<U256>,
+    /// Hash of the encoding, once somebody asked for it.
+    hash: OnceLock<B256>,
+}
+
+impl PartialEq for Snapshot {
+    fn eq(&self, other: &Self) -> bool {
+        (self.block, self.block_time, self.model_id, self.stake_cap)
+            == (other.block, other.block_time, other.model_id, other.stake_cap)
+            && self.workers == other.workers
+    }
+}
+
+impl Eq for Snapshot {}
+
+/// What the journal has of a snapshot.
+#[derive(Serialize, Deserialize)]
+struct Encoded<W> {
+    block: BlockRef,
+    block_time: u64,
+    model_id: ModelId,
+    stake_cap: U256,
+    workers: W,
 }
 
 impl Snapshot {
-    /// The directory as it stands at a block.
+    /// The directory as it stands at a block, made by looking at every worker; [`crate::Directories`] looks at those that
+    /// changed.
     pub fn of(core: &DispatchCore, block: BlockRef, model: ModelId) -> Result<Self, DispatchError> {
-        let params = core
-            .params()
-            .ok_or_else(|| DispatchError::Internal("AIConfig's parameters are not known yet".into()))?;
-        let stake_cap = params.min_worker_stake.saturating_mul(U256::from(STAKE_CAP_IN_MINIMUMS));
+        let min_worker_stake = core.known_params()?.min_worker_stake;
+        let stake_cap = min_worker_stake.saturating_mul(U256::from(STAKE_CAP_IN_MINIMUMS));
         let workers = core
             .workers()
             .filter(|(_, worker)| worker.models.contains(&model))
-            .map(|(address, worker)| DrawnWorker::new(core, *address, worker, &model))
+            .map(|(address, worker)| {
+                DrawnWorker::new(core, *address, worker, core.health_of(address), &model)
+            })
             .collect();
-        let snapshot = Self {
-            block,
-            block_time: core.block_time(),
-            model_id: model,
-            stake_cap,
-            workers,
-            cumulative: Vec::new(),
-        };
-        Ok(snapshot.summed())
+        Ok(Self::new(block, core.block_time(), model, Members::of(stake_cap, workers)))
+    }
+
+    pub(crate) fn new(block: BlockRef, block_time: u64, model_id: ModelId, workers: Members) -> Self {
+        let (stake_cap, sums) = (workers.stake_cap(), workers.sums());
+        Self { block, block_time, model_id, stake_cap, workers, sums, hash: OnceLock::new() }
     }
 
     /// A directory made by hand; `workers` are ordered by address.
@@ -127,52 +153,49 @@ impl Snapshot {
         stake_cap: U256,
         workers: Vec<DrawnWorker>,
     ) -> Self {
-        Self { block, block_time: 1, model_id, stake_cap, workers, cumulative: Vec::new() }.summed()
+        Self::new(block, 1, model_id, Members::of(stake_cap, workers))
     }
 
-    fn summed(mut self) -> Self {
-        let mut sum = U256::ZERO;
-        self.cumulative = self
-            .candidates()
-            .map(|(place, worker)| {
-                sum += worker.weight(self.stake_cap);
-                (sum, place)
-            })
-            .collect();
-        self
-    }
-
-    /// The candidates, ordered by address, with their place.
-    pub fn candidates(&self) -> impl Iterator<Item = (usize, &DrawnWorker)> {
-        self.workers.iter().enumerate().filter(|(_, worker)| worker.why_not.is_none())
+    /// The candidates, ordered by address.
+    pub fn candidates(&self) -> impl Iterator<Item = &DrawnWorker> {
+        self.workers.iter().filter(|worker| worker.why_not.is_none())
     }
 
     /// Whether the worker can be drawn.
     pub fn has_candidate(&self, worker: &Address) -> bool {
-        self.workers
-            .binary_search_by_key(worker, |w| w.worker)
-            .ok()
-            .and_then(|place| self.workers.get(place))
-            .is_some_and(|w| w.why_not.is_none())
+        self.workers.get(worker).is_some_and(|w| w.why_not.is_none())
     }
 
-    /// The draw of `lcai_primitives::draw`, in logarithmic time: all draws of a block share the sums.
+    /// The draw of `lcai_primitives::draw`, by the sums of pages and then by the weights of one page.
     pub fn draw(&self, user: Address, nonce: U256) -> Option<Address> {
-        let total = self.cumulative.last().map(|(sum, _)| *sum).filter(|total| !total.is_zero())?;
+        let total = self.sums.last().copied().filter(|total| !total.is_zero())?;
         let seed = draw::draw_seed(self.block.hash, user, nonce, self.model_id);
-        let point = U256::from_be_bytes(seed.0) % total;
-        let first = self.cumulative.partition_point(|(sum, _)| *sum <= point);
-        self.cumulative.get(first).and_then(|(_, place)| self.workers.get(*place)).map(|w| w.worker)
+        self.workers.at(&self.sums, U256::from_be_bytes(seed.0) % total)
     }
 
     /// For the journal.
-    pub(crate) fn encode(&self) -> Result<(B256, Vec<u8>), postcard::Error> {
-        let bytes = postcard::to_stdvec(self)?;
-        Ok((keccak256(&bytes), bytes))
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_stdvec(&Encoded {
+            block: self.block,
+            block_time: self.block_time,
+            model_id: self.model_id,
+            stake_cap: self.stake_cap,
+            workers: &self.workers,
+        })
+    }
+
+    /// Hash of [`Self::encode`], worked out once for all draws that share the snapshot.
+    pub(crate) fn hash(&self) -> Result<B256, postcard::Error> {
+        if let Some(hash) = self.hash.get() {
+            return Ok(*hash);
+        }
+        let hash = keccak256(self.encode()?);
+        Ok(*self.hash.get_or_init(|| hash))
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
-        postcard::from_bytes::<Self>(bytes).map(Self::summed)
+        let Encoded { block, block_time, model_id, stake_cap, workers } = postcard::from_bytes(bytes)?;
+        Ok(Self::new(block, block_time, model_id, Members::of(stake_cap, workers)))
     }
 }
 
@@ -204,7 +227,7 @@ mod tests {
                 open_jobs: 0,
                 max_jobs: Some(4),
                 last_heartbeat: Some(1),
-                why_not: out.then(|| "draining".to_owned()),
+                why_not: out.then_some(Cow::Borrowed("draining")),
             },
         )
     }
@@ -220,19 +243,24 @@ mod tests {
             workers.dedup_by_key(|w| w.worker);
             let block = BlockRef { number: 7, hash: B256::repeat_byte(7) };
             let cap = U256::from(u64::MAX / 2);
-            let snapshot = Snapshot::for_test(block, ModelId::from_name("m"), cap, workers);
+            let snapshot = Snapshot::for_test(block, ModelId::from_name("m"), cap, workers.clone());
+            let (model_id, stake_cap) = (snapshot.model_id, snapshot.stake_cap);
+            let plain = Encoded { block, block_time: 1, model_id, stake_cap, workers };
+            prop_assert_eq!(snapshot.encode().unwrap(), postcard::to_stdvec(&plain).unwrap());
             let candidates: Vec<draw::Candidate> = snapshot
                 .candidates()
-                .map(|(_, w)| draw::Candidate {
+                .map(|w| draw::Candidate {
                     worker: w.worker,
                     stake: w.stake,
                     stake_cap: snapshot.stake_cap,
                     reputation: w.reputation(),
                 })
                 .collect();
-            let (hash, bytes) = snapshot.encode().unwrap();
+            let bytes = snapshot.encode().unwrap();
             let kept = Snapshot::decode(&bytes).unwrap();
-            prop_assert_eq!(kept.encode().unwrap().0, hash);
+            prop_assert_eq!(&kept, &snapshot);
+            prop_assert_eq!(kept.hash().unwrap(), keccak256(&bytes));
+            prop_assert_eq!(kept.encode().unwrap(), bytes);
             for (user, nonce) in users {
                 let (user, nonce) = (Address::from(user), U256::from(nonce));
                 let drawn = draw::draw(snapshot.block.hash, user, nonce, snapshot.model_id, &candidates);

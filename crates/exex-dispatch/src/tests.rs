@@ -1,6 +1,6 @@
 //! The core against a small model of the contracts: blocks are made from what happened, their reads from the model.
 
-use crate::{DispatchConfig, DispatchCore, DispatchPlan};
+use crate::{Directories, DispatchConfig, DispatchCore, DispatchPlan, Snapshot, WorkerHealth};
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::{SolCall, SolEvent, SolValue};
 use lcai_host::{
@@ -361,7 +361,7 @@ fn open_jobs_are_counted_from_events_and_bound_by_both_limits() {
     assert_eq!(core.worker(&worker(1)).unwrap().open_jobs, 2);
     assert_eq!(core.free_slots(&worker(1), 1_000), None, "no heartbeat, no knowledge");
 
-    let health = crate::WorkerHealth {
+    let health = WorkerHealth {
         last_heartbeat: 1_000,
         heard_at: 0,
         active_jobs: 0,
@@ -684,6 +684,64 @@ proptest! {
             let open = world.jobs.values().filter(|job| job.worker == worker(n) && job.state <= 1).count() as u64;
             // Jobs of a worker that registered after they were submitted were never its to count.
             prop_assert!(known.open_jobs <= open);
+        }
+    }
+}
+
+/// A heartbeat that says something else each time.
+fn heartbeat(core: &mut DispatchCore, at: &FeedBlock, n: u8, sequence: u64) {
+    let health = WorkerHealth {
+        last_heartbeat: at.timestamp - sequence % 2,
+        heard_at: 0,
+        active_jobs: 0,
+        max_jobs: 1 + (sequence % 3) as u32,
+        draining: sequence.is_multiple_of(5),
+        inference_ready: !sequence.is_multiple_of(7),
+        sequence,
+    };
+    let input = postcard::to_stdvec(&(worker(n), health)).unwrap();
+    core.input(at.block_ref(), &input, &mut Effects::default()).unwrap();
+}
+
+proptest! {
+    /// Snapshots that were kept up are those made anew, whatever happens, through reorgs, with others held on to.
+    #[test]
+    fn directories_are_kept_up(
+        forks in prop::collection::vec((prop::collection::vec(happening(), 0..40), 0..8usize), 1..5),
+        heard in prop::collection::vec((0..4u8, any::<bool>()), 1..40),
+    ) {
+        let (mut core, mut kept) = (core(), Directories::default());
+        let (mut world, mut heard) = (World::new(), heard.into_iter().cycle().zip(1..));
+        let mut chain: Vec<(World, FeedBlock, Vec<Vec<RawChange>>)> = Vec::new();
+        let mut held = Vec::new();
+        for (happenings, back) in forks {
+            for chunk in happenings.chunks(3) {
+                let seconds = chunk.iter().map(|h| happen(&mut world, *h)).max().unwrap_or(1);
+                let before = world.clone();
+                let block = world.block(seconds % 40);
+                let (changes, _) = apply(&mut core, &block);
+                let ((n, look), sequence) = heard.next().unwrap();
+                heartbeat(&mut core, &block, n, sequence);
+                if look {
+                    let snapshot = kept.snapshot(&core, block.block_ref(), model()).unwrap();
+                    prop_assert_eq!(&*snapshot, &Snapshot::of(&core, block.block_ref(), model()).unwrap());
+                    held.push((snapshot.encode().unwrap(), snapshot));
+                }
+                chain.push((before, block, changes));
+            }
+            for _ in 0..back.min(chain.len().saturating_sub(1)) {
+                let (before, _, changes) = chain.pop().unwrap();
+                revert(&mut core, &changes);
+                world = before;
+            }
+            world.salt += 1;
+            if let Some((_, tip, _)) = chain.last() {
+                let snapshot = kept.snapshot(&core, tip.block_ref(), model()).unwrap();
+                prop_assert_eq!(&*snapshot, &Snapshot::of(&core, tip.block_ref(), model()).unwrap());
+            }
+        }
+        for (bytes, snapshot) in held {
+            prop_assert_eq!(bytes, snapshot.encode().unwrap(), "later blocks do not change it");
         }
     }
 }

@@ -30,12 +30,43 @@ pub trait AnyTable: Send + Sync {
     fn clear(&mut self);
 }
 
+/// Most keys a [`KeyLog`] holds.
+const KEY_LOG_CAP: usize = 1 << 17;
+
+/// The keys of rows that changed, oldest first, repeated ones included.
+#[derive(Clone)]
+struct KeyLog<K> {
+    /// Position of the first that is held.
+    start: u64,
+    keys: Vec<K>,
+}
+
+impl<K> KeyLog<K> {
+    const fn position(&self) -> u64 {
+        self.start.saturating_add(self.keys.len() as u64)
+    }
+
+    fn push(&mut self, key: K) {
+        if self.keys.len() >= KEY_LOG_CAP {
+            self.forget();
+        }
+        self.keys.push(key);
+    }
+
+    /// Positions from before are not answered any more.
+    fn forget(&mut self) {
+        self.start = self.position().saturating_add(1);
+        self.keys.clear();
+    }
+}
+
 /// An ordered map that records the first old value of every row it changes.
 #[derive(Clone)]
 pub struct Table<K, V> {
     name: &'static str,
     rows: BTreeMap<K, V>,
     touched: BTreeMap<K, Option<V>>,
+    log: Option<KeyLog<K>>,
 }
 
 impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for Table<K, V> {
@@ -47,7 +78,27 @@ impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for Table<K, V> {
 impl<K: Ord + Clone, V: Clone> Table<K, V> {
     /// An empty table.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, rows: BTreeMap::new(), touched: BTreeMap::new() }
+        Self { name, rows: BTreeMap::new(), touched: BTreeMap::new(), log: None }
+    }
+
+    /// An empty table that also tells which rows changed lately, reverts included, so that what is derived from it can be
+    /// kept up instead of made anew.
+    pub const fn logged(name: &'static str) -> Self {
+        let log = Some(KeyLog { start: 0, keys: Vec::new() });
+        Self { name, rows: BTreeMap::new(), touched: BTreeMap::new(), log }
+    }
+
+    /// Where the log of changes is now; grows with every change.
+    pub fn position(&self) -> u64 {
+        self.log.as_ref().map_or(0, KeyLog::position)
+    }
+
+    /// Keys of the rows changed since a position, in any order and with repetitions; `None` when that is not known any
+    /// more (or the table is not [`Self::logged`]) and every row may differ.
+    pub fn changed_since(&self, position: u64) -> Option<&[K]> {
+        let log = self.log.as_ref()?;
+        let skip = usize::try_from(position.checked_sub(log.start)?).ok()?;
+        log.keys.get(skip..)
     }
 
     /// The row's value.
@@ -97,6 +148,9 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
     }
 
     fn touch(&mut self, key: &K) {
+        if let Some(log) = &mut self.log {
+            log.push(key.clone());
+        }
         if !self.touched.contains_key(key) {
             self.touched.insert(key.clone(), self.rows.get(key).cloned());
         }
@@ -132,6 +186,9 @@ where
     fn restore(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), CoreError> {
         let corrupt = |e: postcard::Error| CoreError::Corrupt { table: self.name, reason: e.to_string() };
         let key: K = postcard::from_bytes(key).map_err(corrupt)?;
+        if let Some(log) = &mut self.log {
+            log.push(key.clone());
+        }
         match value {
             Some(bytes) => {
                 let value = postcard::from_bytes(bytes).map_err(corrupt)?;
@@ -147,5 +204,49 @@ where
     fn clear(&mut self) {
         self.rows.clear();
         self.touched.clear();
+        if let Some(log) = &mut self.log {
+            log.forget();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_tells_what_changed_since() {
+        let mut table: Table<u8, u8> = Table::logged("t");
+        let start = table.position();
+        table.insert(1, 1);
+        table.insert(2, 2);
+        assert_eq!(table.changed_since(start), Some(&[1, 2][..]));
+        let later = table.position();
+        assert_eq!(table.changed_since(later), Some(&[][..]));
+        table.update(&2, |v| *v = 3);
+        table.update(&9, |v| *v = 3);
+        table.remove(&1);
+        assert_eq!(table.changed_since(later), Some(&[2, 1][..]), "an absent row does not change");
+        let undone = table.position();
+        for change in table.drain().unwrap() {
+            table.restore(&change.key, change.old.as_deref()).unwrap();
+        }
+        assert_eq!(table.changed_since(undone), Some(&[2][..]), "a revert is a change; 1 ended as it began");
+
+        table.clear();
+        assert_eq!(table.changed_since(undone), None);
+        assert_eq!(table.changed_since(table.position()), Some(&[][..]));
+        assert_eq!(Table::<u8, u8>::new("t").changed_since(0), None);
+    }
+
+    #[test]
+    fn the_log_does_not_grow_without_end() {
+        let mut table: Table<u32, u8> = Table::logged("t");
+        let (start, many) = (table.position(), KEY_LOG_CAP as u32 + 10);
+        (0..many).for_each(|key| table.insert(key, 0));
+        assert_eq!(table.changed_since(start), None, "forgotten");
+        let later = table.position();
+        table.insert(1, 1);
+        assert_eq!(table.changed_since(later), Some(&[1][..]));
     }
 }

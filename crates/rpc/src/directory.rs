@@ -385,7 +385,7 @@ fn draw_report(session_id: SessionId, record: DrawRecord) -> DrawReport {
         open_jobs: w.open_jobs,
         max_jobs: w.max_jobs,
         last_heartbeat: w.last_heartbeat,
-        why_not: w.why_not.clone(),
+        why_not: w.why_not.as_deref().map(str::to_owned),
     });
     DrawReport {
         session_id,

@@ -7,6 +7,7 @@ mod records_from;
 
 use crate::{
     duties::{Duties, Duty, DutyKey, DutyLimits, Plan},
+    error::DispatchError,
     plan::{Touched, params_calls},
     records::{Bounties, Job, Model, Session, Speed, Worker, WorkerHealth, WorkerState},
 };
@@ -107,8 +108,6 @@ pub struct DispatchCore {
     expiries: Table<(u64, Expiring), u8>,
     /// Written by inputs only, so that it survives reverts.
     health: Table<Address, WorkerHealth>,
-    /// Heartbeats taken since start: with the block it tells apart what snapshots are made of.
-    revision: u64,
 }
 
 impl DispatchCore {
@@ -119,7 +118,7 @@ impl DispatchCore {
             params: Table::new("params"),
             time: Table::new("time"),
             models: Table::new("models"),
-            workers: Table::new("workers"),
+            workers: Table::logged("workers"),
             sessions: Table::new("sessions"),
             served: Table::new("served"),
             jobs: Table::new("jobs"),
@@ -128,8 +127,7 @@ impl DispatchCore {
             duties: Duties::new(),
             bounties: Table::new("bounties"),
             expiries: Table::new("expiries"),
-            health: Table::new("health"),
-            revision: 0,
+            health: Table::logged("health"),
         }
     }
 
@@ -148,9 +146,20 @@ impl DispatchCore {
         self.time.get(&0).copied().unwrap_or_default()
     }
 
-    /// Grows with every heartbeat taken since start.
-    pub const fn revision(&self) -> u64 {
-        self.revision
+    /// AIConfig's values, without which nobody can be judged.
+    pub(crate) fn known_params(&self) -> Result<&ChainParams, DispatchError> {
+        self.params().ok_or_else(|| DispatchError::Internal("AIConfig's parameters are not known yet".into()))
+    }
+
+    /// Where the logs of changes of the workers' records and of their heartbeats are.
+    pub(crate) fn positions(&self) -> [u64; 2] {
+        [self.workers.position(), self.health.position()]
+    }
+
+    /// The workers whose records, and those whose heartbeats changed since positions of the two logs; `None` when it may
+    /// be any worker's.
+    pub(crate) fn changed_since(&self, workers: u64, health: u64) -> Option<(&[Address], &[Address])> {
+        Some((self.workers.changed_since(workers)?, self.health.changed_since(health)?))
     }
 
     /// Every model, by id.
@@ -240,9 +249,11 @@ impl DispatchCore {
 
     /// Jobs the worker can still take at `now` (unix seconds); `None` when its health is unknown.
     pub fn free_slots(&self, address: &Address, now: u64) -> Option<u64> {
-        let worker = self.workers.get(address)?;
-        let health = self.health.get(address)?;
-        if now > health.heard_at.saturating_add(self.config.heartbeat_ttl_seconds) {
+        self.slots(self.workers.get(address)?, self.health.get(address)?, now)
+    }
+
+    fn slots(&self, worker: &Worker, health: &WorkerHealth, now: u64) -> Option<u64> {
+        if !self.is_heard_recently(health.heard_at, now) {
             return None;
         }
         if health.draining || !health.inference_ready {
@@ -252,20 +263,29 @@ impl DispatchCore {
         Some(limit.saturating_sub(worker.open_jobs))
     }
 
+    /// Whether a heartbeat that was heard at a time, unix seconds, still tells of its worker's health at `now`.
+    pub(crate) const fn is_heard_recently(&self, heard_at: u64, now: u64) -> bool {
+        now <= heard_at.saturating_add(self.config.heartbeat_ttl_seconds)
+    }
+
     /// What the worker is doing, judged at the newest block's time; `None` for an account that is no worker.
     pub fn state_of(&self, address: &Address) -> Option<WorkerState> {
-        let worker = self.workers.get(address)?;
+        Some(self.state_by(self.workers.get(address)?, self.health.get(address)))
+    }
+
+    /// [`Self::state_of`] by its record and newest heartbeat.
+    pub(crate) fn state_by(&self, worker: &Worker, health: Option<&WorkerHealth>) -> WorkerState {
         if worker.suspended_until.is_some() {
-            return Some(WorkerState::Jailed);
+            return WorkerState::Jailed;
         }
-        let Some(health) = self.health.get(address) else { return Some(WorkerState::Stale) };
-        Some(match self.free_slots(address, self.block_time()) {
+        let Some(health) = health else { return WorkerState::Stale };
+        match self.slots(worker, health, self.block_time()) {
             None => WorkerState::Stale,
             Some(_) if health.draining => WorkerState::Draining,
             Some(_) if !health.inference_ready => WorkerState::Unready,
             Some(0) => WorkerState::Busy,
             Some(_) => WorkerState::Ready,
-        })
+        }
     }
 
     /// Plans what a session may need: another worker, while it is alive and its own may not serve it any more.
@@ -461,7 +481,6 @@ impl Extension for DispatchCore {
         if newer {
             health.heard_at = health.last_heartbeat.max(self.block_time());
             self.health.insert(worker, health);
-            self.revision = self.revision.wrapping_add(1);
         }
         Ok(())
     }
