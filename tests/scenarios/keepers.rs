@@ -15,8 +15,9 @@ use lcai_primitives::contracts::{JobRegistry, WorkerRegistry};
 use lcai_rpc::api::LcaiApiClient;
 use lcai_sidecar::{reinstate, top_up};
 use lcai_tests::{
-    ask, open_session, run,
-    scene::{Scene, block_of, until},
+    ask, is_candidate, offer_to_somebody, open_session, run,
+    scene::{Scene, block_of},
+    session_with, until,
 };
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ fn timeouts_and_reassignments_happen_once() {
 /// Three timeouts, a reorg that takes them away, and three timeouts again; then the same with the session's new worker.
 async fn times_out_and_reassigns(scene: &Scene) -> UserSession {
     let idle = scene.idle.address();
-    let session = scene.session_with(idle).await;
+    let session = session_with(&scene.user, idle).await;
     let jobs: Vec<B256> = scene.submit(&session, 3).await.iter().map(|job| job.word().into()).collect();
     scene.done_once_across_a_reorg("claimTimeout", JobRegistry::JobTimedOut::SIGNATURE_HASH, &jobs).await;
     assert_eq!(scene.raw_logs(WorkerRegistry::WorkerSlashed::SIGNATURE_HASH).await.len(), 3);
@@ -53,7 +54,7 @@ async fn times_out_and_reassigns(scene: &Scene) -> UserSession {
     // Suspended: no draw on a block since has the worker.
     until("the directory has it", async || scene.worker(idle).await.suspended_until.is_some()).await;
     for _ in 0..5 {
-        let offer = scene.offer_to_somebody().await;
+        let offer = offer_to_somebody(&scene.user).await;
         assert!(offer.facts.block.number >= block_of(&suspensions[0]), "drawn on the directory of its block");
         assert!(offer.facts.candidates.iter().all(|c| c.worker != idle));
         scene.blocks(1).await;
@@ -100,9 +101,5 @@ async fn comes_back(scene: &Scene) {
     let (node, deployment, signer) = (scene.user.node(), scene.devnet.deployment(), &scene.idle.signer);
     reinstate(node.chain(), deployment, signer).await.unwrap().expect("it was suspended");
     top_up(node.chain(), deployment, signer, None).await.unwrap().expect("it was slashed");
-    until("it is drawn again", async || {
-        let offer = scene.offer_to_somebody().await;
-        offer.facts.candidates.iter().any(|c| c.worker == signer.address())
-    })
-    .await;
+    until("it can be drawn again", async || is_candidate(&scene.user, signer.address()).await).await;
 }

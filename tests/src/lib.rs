@@ -19,7 +19,8 @@ use lcai::{
 use lcai_client::{Answer, Connection, Event, User, UserSession};
 use lcai_crypto::SessionKey;
 use lcai_primitives::contracts::Deployment;
-use std::future::Future;
+use lcai_rpc::{api::LcaiApiClient, types::SessionOffer};
+use std::{future::Future, time::Duration};
 
 /// Runs a scenario on the runtime that the binaries use.
 pub fn run(scenario: impl Future<Output = ()>) {
@@ -76,6 +77,42 @@ pub async fn funded(network: &impl Network, index: usize) -> User {
 pub async fn open_session(user: &User) -> UserSession {
     let offer = user.request_session(DEFAULT_MODEL).await.unwrap();
     user.open_session(&offer, SessionKey::random()).await.unwrap()
+}
+
+/// A draw for an account that never asked: one that did is given the same worker, with the facts of then, for two minutes.
+pub async fn offer_to_somebody(user: &User) -> SessionOffer {
+    let account = PrivateKeySigner::random().address();
+    user.node().rpc().request_session(DEFAULT_MODEL.to_owned(), account).await.unwrap()
+}
+
+/// Whether the worker can be drawn now.
+pub async fn is_candidate(user: &User, worker: Address) -> bool {
+    offer_to_somebody(user).await.facts.candidates.iter().any(|c| c.worker == worker)
+}
+
+/// Sessions until the draw gives one with the worker.
+pub async fn session_with(user: &User, worker: Address) -> UserSession {
+    for _ in 0..40 {
+        if is_candidate(user, worker).await {
+            let session = open_session(user).await;
+            if session.worker == worker {
+                return session;
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    panic!("{worker} was never drawn");
+}
+
+/// Waits until something holds, a minute and a half at most.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    for _ in 0..600 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    panic!("waited for a minute and a half: {what}");
 }
 
 /// The model's fee, wei.

@@ -1,24 +1,17 @@
 //! A devnet with two keepers of our own and a worker that never works, for the scenarios of keeper duties.
 
-use crate::{devnet, fee, funded, idle::IdleWorker, keeper::Keeper, open_session};
+use crate::{devnet, fee, funded, idle::IdleWorker, keeper::Keeper, until};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::{SolCall, SolEvent};
-use lcai::{
-    ask::DEFAULT_MODEL,
-    devnet::{Devnet, DevnetConfig},
-};
+use lcai::devnet::{Devnet, DevnetConfig};
 use lcai_client::{User, UserSession};
 use lcai_embedded_chain::ReorgPlan;
 use lcai_exex_dispatch::DispatchConfig;
 use lcai_genesis::{ProtocolParams, dev::Role};
 use lcai_host::{TxLane, TxSpec};
 use lcai_primitives::{contracts::JobRegistry, ids::JobId};
-use lcai_rpc::{
-    api::LcaiApiClient,
-    types::{SessionOffer, WorkerInfo},
-};
-use std::{future::Future, time::Duration};
+use lcai_rpc::{api::LcaiApiClient, types::WorkerInfo};
 
 /// The network and who is on it.
 #[allow(missing_debug_implementations)]
@@ -64,13 +57,19 @@ impl Scene {
     pub async fn done_once_across_a_reorg(&self, duty: &str, signature: B256, ids: &[B256]) {
         let once = vec![1; ids.len()];
         until(duty, async || self.counts(signature, ids).await == once).await;
+        // Deep enough that whoever did it has seen it included.
+        self.blocks(2).await;
         let chain = self.devnet.chain();
         chain.pause_mining();
         let first = self.block_of_first(signature, ids).await;
         let depth = chain.heads().head.number - first + 1;
         let plan = ReorgPlan { new_blocks: depth + 1, replacement_txs: Vec::new(), keep_dropped: false };
         chain.reorg(depth, plan).await.unwrap();
-        assert_eq!(self.counts(signature, ids).await, vec![0; ids.len()], "the new branch knows nothing of it");
+        assert_eq!(
+            self.counts(signature, ids).await,
+            vec![0; ids.len()],
+            "the new branch knows nothing of it"
+        );
         chain.resume_mining();
         until(duty, async || self.counts(signature, ids).await == once).await;
         self.blocks(3).await;
@@ -104,28 +103,6 @@ impl Scene {
             earned.fold(U256::ZERO, |sum, b| sum + b.timeouts + b.releases)
         };
         until("the keepers count what the chain paid", async || counted() == paid).await;
-    }
-
-    /// A draw for an account that never asked: one that did is given the same worker, with the facts of then, for two
-    /// minutes.
-    pub async fn offer_to_somebody(&self) -> SessionOffer {
-        let rpc = self.user.node().rpc();
-        rpc.request_session(DEFAULT_MODEL.to_owned(), PrivateKeySigner::random().address()).await.unwrap()
-    }
-
-    /// Sessions until the draw gives one with the worker.
-    pub async fn session_with(&self, worker: Address) -> UserSession {
-        for _ in 0..40 {
-            let ready = self.offer_to_somebody().await;
-            if ready.facts.candidates.iter().any(|c| c.worker == worker) {
-                let session = open_session(&self.user).await;
-                if session.worker == worker {
-                    return session;
-                }
-            }
-            self.blocks(1).await;
-        }
-        panic!("{worker} was never drawn");
     }
 
     /// Jobs whose deadlines are next to each other: after the first slash the worker takes no more.
@@ -199,15 +176,4 @@ fn first_topic(log: &serde_json::Value) -> B256 {
 /// The number of a log's block.
 pub fn block_of(log: &serde_json::Value) -> u64 {
     u64::from_str_radix(log["blockNumber"].as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
-}
-
-/// Waits until something holds, a minute and a half at most.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    for _ in 0..600 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(150)).await;
-    }
-    panic!("waited for a minute and a half: {what}");
 }

@@ -30,6 +30,6 @@ pub use crate::core::{
 pub use error::WorkerError;
 pub use keys::WorkerKeys;
 pub use node::NodeError;
-pub use registration::{Registration, register_worker, reinstate, top_up};
+pub use registration::{Registration, deregister, register_worker, reinstate, top_up};
 pub use store::StoreError;
 pub use worker::{Worker, WorkerConfig, WorkerHandle, WorkerStatus};

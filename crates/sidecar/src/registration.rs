@@ -200,6 +200,27 @@ pub async fn reinstate(
     }
 }
 
+/// Gives up being a worker: the models are unlisted and the whole stake comes back, wei. To be done after
+/// [`crate::WorkerHandle::drain`] has returned: whoever has a session with the worker has to get another one.
+///
+/// # Errors
+/// When the account is no worker, or has jobs that are not settled yet.
+pub async fn deregister(
+    client: Arc<dyn HostClient>,
+    deployment: &Deployment,
+    account: &PrivateKeySigner,
+) -> Result<(U256, TxHash), WorkerError> {
+    let registry = Registry { client: client.as_ref(), deployment, worker: account.address() };
+    if !registry.is_registered().await? {
+        return Err(WorkerError::NotRegistered(account.address()));
+    }
+    let stake = registry.stake().await?;
+    let input = WorkerRegistry::deregisterWorkerCall {}.abi_encode();
+    let lane = TxLane::new(Arc::clone(&client), account.clone());
+    let hash = send(&lane, TxSpec::call(deployment.worker_registry, input.into())).await?;
+    Ok((stake, hash))
+}
+
 /// Refuses what the account cannot pay beside gas.
 async fn check_balance(client: &dyn HostClient, account: Address, amount: U256) -> Result<(), WorkerError> {
     let has = client.balance(account).await?;

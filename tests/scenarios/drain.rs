@@ -1,0 +1,144 @@
+//! A real worker drains to its end while a job is open: no new sessions, the open ones are served until none can bring
+//! another job; it can go on instead, or leave with its whole stake, and return as the worker it was.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use alloy_primitives::{Address, U256};
+use alloy_signer_local::PrivateKeySigner;
+use alloy_sol_types::SolCall;
+use lcai::{
+    ask::DEFAULT_MODEL,
+    devnet::{Devnet, DevnetConfig},
+};
+use lcai_client::{User, UserSession};
+use lcai_crypto::EncryptionSecret;
+use lcai_genesis::ProtocolParams;
+use lcai_host::{HostClient, TxLane, TxSpec};
+use lcai_inference::{EmbeddedBackend, EmbeddedModel};
+use lcai_primitives::contracts::JobRegistry;
+use lcai_rpc::{api::LcaiApiClient, types::WorkerInfo};
+use lcai_sidecar::{Worker, WorkerConfig, WorkerHandle, WorkerKeys, deregister, register_worker};
+use lcai_tests::{ask, devnet, funded, is_candidate, run, session_with, until};
+use std::{path::Path, sync::Arc, time::Duration};
+use tempfile::TempDir;
+
+#[test]
+fn a_worker_drains_leaves_and_returns() {
+    run(async {
+        let params =
+            ProtocolParams { session_inactivity_timeout: 20, dispute_window: 4, ..ProtocolParams::devnet() };
+        let devnet = devnet(DevnetConfig { workers: 1, params, ..DevnetConfig::default() }).await;
+        let user = funded(&devnet, 0).await;
+        let keys = WorkerKeys {
+            account: devnet.user(7).unwrap().clone(),
+            blob: devnet.user(8).unwrap().clone(),
+            encryption: EncryptionSecret::random(),
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let scene = Scene { devnet, user, keys, directory };
+        let worker = Arc::new(scene.start().await);
+        drains_to_its_end(&scene, &worker).await;
+
+        worker.resume();
+        until("it can be drawn again", async || is_candidate(&scene.user, scene.me()).await).await;
+        worker.drain().await;
+        until("nobody is sent to it", async || !is_candidate(&scene.user, scene.me()).await).await;
+
+        Arc::into_inner(worker).unwrap().shutdown().await;
+        scene.leaves().await;
+        let worker = scene.start().await;
+        let session = session_with(&scene.user, scene.me()).await;
+        let (answer, _) = ask(&scene.user, &session, "What is the capital of Spain?").await;
+        assert!(answer.text.contains("Madrid"), "{}", answer.text);
+        worker.shutdown().await;
+        scene.devnet.stop().await;
+    });
+}
+
+async fn drains_to_its_end(scene: &Scene, worker: &Arc<WorkerHandle>) {
+    let user = &scene.user;
+    let (kept, closed) = (session_with(user, scene.me()).await, session_with(user, scene.me()).await);
+    let drain = async {
+        until("a job is open", async || worker.status().open_jobs == 1).await;
+        let worker = Arc::clone(worker);
+        let draining = tokio::spawn(async move { worker.drain().await });
+        until("the directory has it", async || scene.info().await.is_some_and(|w| w.state == "draining"))
+            .await;
+        draining
+    };
+    let ((answer, _), draining) = tokio::join!(ask(user, &kept, "What is the capital of France?"), drain);
+    assert!(answer.text.contains("Paris"), "the open job is answered: {}", answer.text);
+    assert_eq!(answer.receipt.job.worker, scene.me());
+
+    for _ in 0..10 {
+        assert!(!is_candidate(user, scene.me()).await, "no new sessions");
+    }
+    let (answer, _) = ask(user, &kept, "What is the capital of Italy?").await;
+    assert!(answer.text.contains("Rome"), "an open session is served: {}", answer.text);
+    assert_eq!(worker.status().open_sessions, 2);
+    assert!(!draining.is_finished(), "either session may bring another job");
+
+    scene.close(&closed).await;
+    until("one session is left", async || worker.status().open_sessions == 1).await;
+    assert!(!draining.is_finished());
+    // The other one goes unused for longer than the network's timeout.
+    tokio::time::timeout(Duration::from_secs(60), draining).await.expect("the draining ends").unwrap();
+    let status = worker.status();
+    assert_eq!((status.open_jobs, status.open_sessions, status.undelivered), (0, 0, 0));
+    assert_eq!(status.halted, None);
+}
+
+struct Scene {
+    devnet: Devnet,
+    user: User,
+    keys: WorkerKeys,
+    directory: TempDir,
+}
+
+impl Scene {
+    fn me(&self) -> Address {
+        self.keys.account.address()
+    }
+
+    /// Registers, where needed, and attaches.
+    async fn start(&self) -> WorkerHandle {
+        let (client, models) = (self.user.node().chain(), vec![DEFAULT_MODEL.to_owned()]);
+        let (deployment, public) = (self.devnet.deployment(), self.keys.encryption.public().to_sec1());
+        register_worker(client, deployment, &self.keys.account, &public, None, &models).await.unwrap();
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../devnet/model/lcai-tiny.gguf");
+        let model = EmbeddedModel { name: DEFAULT_MODEL.to_owned(), path, digest: None };
+        let load = tokio::task::spawn_blocking(move || EmbeddedBackend::load(&[model], 1));
+        let backend = Arc::new(load.await.unwrap().unwrap());
+        let (url, data) = (self.devnet.url(), self.directory.path());
+        Worker::start(WorkerConfig::new(url, self.keys.clone(), backend, models, data)).await.unwrap()
+    }
+
+    async fn info(&self) -> Option<WorkerInfo> {
+        let workers = self.user.node().rpc().workers().await.unwrap();
+        workers.into_iter().find(|worker| worker.address == self.me())
+    }
+
+    async fn close(&self, session: &UserSession) {
+        let input = JobRegistry::closeSessionCall { sessionId: session.id.word() }.abi_encode();
+        let spec = TxSpec::call(self.devnet.deployment().job_registry, input.into());
+        let lane = TxLane::new(self.user.node().chain(), self.user.signer().clone());
+        assert!(lane.send(spec).await.unwrap().receipt.success);
+    }
+
+    /// With the whole stake, and out of the directory.
+    async fn leaves(&self) {
+        let chain: Arc<dyn HostClient> = self.user.node().chain();
+        let (account, deployment): (&PrivateKeySigner, _) = (&self.keys.account, self.devnet.deployment());
+        let before = chain.balance(self.me()).await.unwrap();
+        let staked = self.info().await.unwrap().stake;
+        let (stake, _) = deregister(chain.clone(), deployment, account).await.unwrap();
+        assert_eq!(stake, staked);
+        assert_eq!(stake, ProtocolParams::devnet().min_worker_stake, "nothing was slashed");
+        let gas = before + stake - chain.balance(self.me()).await.unwrap();
+        assert!(gas < U256::from(10).pow(U256::from(16)), "it came back, less gas: {gas}");
+        until("the directory forgets it", async || self.info().await.is_none()).await;
+        assert!(!is_candidate(&self.user, self.me()).await);
+        let again = deregister(chain, deployment, account).await.unwrap_err();
+        assert!(again.to_string().contains("is not a registered worker"), "{again}");
+    }
+}
