@@ -125,6 +125,82 @@ fn a_node_without_the_dispatchers_key_serves_applications_all_the_same() {
     });
 }
 
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn a_pruning_node_keeps_what_its_journal_could_need() {
+    run(async {
+        let config = DevnetConfig { block_time: Duration::from_millis(250), ..DevnetConfig::default() };
+        // With a filter, receipts it does not name are pruned from 64 blocks below the head.
+        let mut network = RethNet::start_with(&config, &["--full", "--prune.block-interval", "5"]).await;
+        let user = funded(&network, 0).await;
+        let session = open_session(&user).await;
+        let (answer, _) = ask(&user, &session, "What is the capital of France?").await;
+        let (job, ours) = (answer.receipt.job.id, answer.receipt.job.transactions.submit);
+        let_it_prune(&mut network).await;
+        let node = Connection::open(&network.node.url(), None).await.unwrap();
+        let other = node.receipt(answer.prompt_transaction).await;
+        assert!(!matches!(other, Ok(Some(_))), "other receipts are pruned: {other:?}");
+        assert!(node.receipt(ours.unwrap()).await.unwrap().is_some(), "our contracts' receipts stay");
+        network.node.terminate();
+
+        // The journal is lost, and made again from the receipts that were kept.
+        std::fs::remove_dir_all(network.node.directory().join("data/lcai")).unwrap();
+        network.node.add_flag("--lcai.accept-empty-journal");
+        network.node.restart().await;
+        let connection = Connection::open(&network.node.url(), None).await.unwrap();
+        let mut found = None;
+        for _ in 0..100 {
+            found = connection.rpc().get_job(job).await.ok().flatten();
+            if found.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let found = found.expect("the job is read from the chain again");
+        assert_eq!(found.transactions.submit, ours);
+        network.stop().await;
+    });
+}
+
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn a_node_that_pruned_what_its_journal_needs_says_so() {
+    run(async {
+        let config = DevnetConfig { block_time: Duration::from_millis(250), ..DevnetConfig::default() };
+        // Reth removes whole files.
+        let files = ["--static-files.blocks-per-file.receipts", "8"];
+        let flags =
+            [&["--prune.receipts.distance", "64", "--prune.block-interval", "5"], &files[..]].concat();
+        let mut network = RethNet::start_with(&config, &flags).await;
+        let user = funded(&network, 0).await;
+        let session = open_session(&user).await;
+        ask(&user, &session, "What is the capital of France?").await;
+        // With its journal it starts again.
+        let_it_prune(&mut network).await;
+        network.node.terminate();
+        let empty = network.node.directory().join("empty");
+        let flags = ["--lcai.datadir", empty.to_str().unwrap(), "--lcai.accept-empty-journal"];
+        let said = network.node.refused(&flags).expect("receipts are gone");
+        assert!(
+            said.contains("has pruned receipts up to block") && said.contains("--prune.receipts"),
+            "{said}"
+        );
+        network.stop().await;
+    });
+}
+
+/// Lets the chain go on until a receipt of now is older than what is kept, and starts the node again: a running one
+/// still has it in memory.
+async fn let_it_prune(network: &mut RethNet) {
+    let connection = Connection::open(&network.node.url(), None).await.unwrap();
+    let goal = connection.chain().heads().await.unwrap().head.number + 64 + 32;
+    while connection.chain().heads().await.unwrap().head.number < goal {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    network.node.terminate();
+    network.node.restart().await;
+}
+
 /// Waits until a follower has the blocks that the network has now.
 async fn caught_up(network: &RethNet, follower: &RethNode) {
     let connections =

@@ -36,6 +36,8 @@ pub struct RethNode {
     /// Its identity among peers.
     identity: PrivateKeySigner,
     role: NodeRole,
+    /// Flags beside those of its role.
+    flags: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -44,20 +46,21 @@ enum NodeRole {
     Miner(Duration),
     /// Takes blocks from another node and hands sessions on to it: its address and its place among peers.
     Follower { url: String, enode: String },
-    /// Takes blocks over the Engine API, with these flags.
-    Driven(Vec<String>),
+    /// Takes blocks over the Engine API.
+    Driven,
 }
 
 impl RethNode {
     /// Writes the genesis of such a devnet and starts the node on it.
-    pub async fn start(config: &DevnetConfig) -> Self {
+    pub async fn start(config: &DevnetConfig, flags: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("lcai-reth-").tempdir().unwrap();
         let fork = if config.prague { Fork::Prague } else { Fork::Osaka };
         let accounts = DevAccounts::derive(config.workers).unwrap();
         let spec = dev::spec(&accounts, fork, DEFAULT_TIMESTAMP, config.params).unwrap();
         let genesis = lcai_genesis::build(&spec).unwrap().genesis;
         std::fs::write(directory.path().join("genesis.json"), serde_json::to_vec(&genesis).unwrap()).unwrap();
-        Self::begin(directory, NodeRole::Miner(config.block_time)).await
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Self::begin(directory, NodeRole::Miner(config.block_time), flags).await
     }
 
     /// Starts a node on this one's chain that follows it and signs nothing itself.
@@ -65,21 +68,21 @@ impl RethNode {
         let directory = tempfile::Builder::new().prefix("lcai-follower-").tempdir().unwrap();
         let genesis = |at: &TempDir| at.path().join("genesis.json");
         std::fs::copy(genesis(&self.directory), genesis(&directory)).unwrap();
-        Self::begin(directory, NodeRole::Follower { url: self.url(), enode: self.enode() }).await
+        Self::begin(directory, NodeRole::Follower { url: self.url(), enode: self.enode() }, Vec::new()).await
     }
 
     /// Starts a node on a genesis (its JSON) that waits for what the Engine API gives it.
     pub async fn driven(genesis: &str, flags: &[String]) -> Self {
         let directory = tempfile::Builder::new().prefix("lcai-driven-").tempdir().unwrap();
         std::fs::write(directory.path().join("genesis.json"), genesis).unwrap();
-        Self::begin(directory, NodeRole::Driven(flags.to_vec())).await
+        Self::begin(directory, NodeRole::Driven, flags.to_vec()).await
     }
 
-    async fn begin(directory: TempDir, role: NodeRole) -> Self {
+    async fn begin(directory: TempDir, role: NodeRole, flags: Vec<String>) -> Self {
         let identity = PrivateKeySigner::random();
         let key = hex::encode(identity.to_bytes());
         std::fs::write(directory.path().join("p2p.key"), key).unwrap();
-        let mut node = Self { child: None, directory, ports: free_ports(), identity, role };
+        let mut node = Self { child: None, directory, ports: free_ports(), identity, role, flags };
         node.restart().await;
         node
     }
@@ -148,15 +151,14 @@ impl RethNode {
                 ("--debug.rpc-consensus-url", url.clone()),
                 ("--trusted-peers", enode.clone()),
             ]),
-            NodeRole::Driven(flags) => {
-                command.args(flags);
-            }
+            NodeRole::Driven => {}
         }
         for (flag, value) in settings.into_iter().filter(|(flag, _)| !flags.contains(flag)) {
             command.arg(flag).arg(value);
         }
         command
             .args(["--disable-discovery", "--ipcdisable", "--color", "never", "--log.file.max-files", "0"])
+            .args(&self.flags)
             .args(flags)
             .stdin(Stdio::null());
         command
@@ -180,6 +182,11 @@ impl RethNode {
         child.kill().unwrap();
         child.wait().unwrap();
         None
+    }
+
+    /// Gives it a flag more from its next start on.
+    pub fn add_flag(&mut self, flag: &str) {
+        self.flags.push(flag.to_owned());
     }
 
     /// Starts the node where it stopped, and waits until it answers.
@@ -209,7 +216,7 @@ impl RethNode {
             }
             let up = match self.role {
                 // Perhaps without lcai_*.
-                NodeRole::Driven(_) => RpcClient::connect(&self.url(), None).await.is_ok(),
+                NodeRole::Driven => RpcClient::connect(&self.url(), None).await.is_ok(),
                 _ => Connection::open(&self.url(), None).await.is_ok(),
             };
             if up {
@@ -323,8 +330,13 @@ pub struct RethNet {
 impl RethNet {
     /// Starts the node and its workers.
     pub async fn start(config: &DevnetConfig) -> Self {
+        Self::start_with(config, &[]).await
+    }
+
+    /// Starts a node with these flags more, and its workers.
+    pub async fn start_with(config: &DevnetConfig, flags: &[&str]) -> Self {
         lcai::logging::init(None);
-        let node = RethNode::start(config).await;
+        let node = RethNode::start(config, flags).await;
         let url = node.url();
         let connection = Connection::open(&url, None).await.unwrap();
         let deployment = connection.network().deployment;

@@ -40,7 +40,7 @@ impl Default for FeedConfig {
             keep: 1024,
             keep_without_finality: 16_384,
             backoff_min: Duration::from_millis(250),
-            backoff_max: Duration::from_secs(15),
+            backoff_max: Duration::from_secs(5),
         }
     }
 }
