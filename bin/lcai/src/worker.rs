@@ -14,7 +14,7 @@ use alloy_signer_local::PrivateKeySigner;
 use clap::{Args, Subcommand};
 use lcai_client::Connection;
 use lcai_crypto::keystore;
-use lcai_inference::{Backend, EmbeddedBackend, EmbeddedModel, OllamaBackend, OllamaConfig};
+use lcai_inference::{Backend, ModelSource, ModelSourceError};
 use lcai_sidecar::{Worker, WorkerConfig, WorkerKeys, deregister, register_worker, reinstate, top_up};
 use std::{
     path::{Path, PathBuf},
@@ -230,24 +230,12 @@ pub(crate) async fn open_backend(
     gguf: &[String],
     names: &[String],
 ) -> eyre::Result<(Arc<dyn Backend>, Vec<String>)> {
-    if let Some(url) = ollama {
-        let backend = OllamaBackend::new(OllamaConfig { url: url.to_owned(), ..Default::default() })?;
-        backend.check(names).await?;
-        return Ok((Arc::new(backend), names.to_vec()));
-    }
-    if gguf.is_empty() {
-        return Err(UsageError("no model: give --gguf NAME=FILE or --ollama URL".into()).into());
-    }
-    let models = gguf.iter().map(|spec| parse_gguf(spec)).collect::<Result<Vec<_>, _>>()?;
-    let names = models.iter().map(|m| m.name.clone()).collect();
-    let backend = tokio::task::spawn_blocking(move || EmbeddedBackend::load(&models, 1)).await??;
-    Ok((Arc::new(backend), names))
-}
-
-fn parse_gguf(spec: &str) -> Result<EmbeddedModel, UsageError> {
-    let (name, path) = spec
-        .split_once('=')
-        .filter(|(name, path)| !name.is_empty() && !path.is_empty())
-        .ok_or_else(|| UsageError(format!("--gguf {spec}: expected NAME=FILE")))?;
-    Ok(EmbeddedModel { name: name.to_owned(), path: path.into(), digest: None })
+    let source = ModelSource::new(ollama, gguf, names).map_err(|error| match error {
+        ModelSourceError::Malformed(_) => UsageError(format!("--gguf {error}")),
+        other => {
+            UsageError(format!("no model: {other}; give --gguf NAME=FILE, or --ollama URL and --model NAME"))
+        }
+    })?;
+    let names = source.names();
+    Ok((source.open(1).await?, names))
 }

@@ -10,6 +10,7 @@ mod embedder;
 mod error;
 mod isa;
 mod ollama;
+mod source;
 
 pub use backend::{
     Backend, Delta, FinishReason, GenerateOptions, GenerateRequest, Generation, GenerationStats,
@@ -20,3 +21,4 @@ pub use embedder::{Embedder, EmbedderDescription, MiniLm, OllamaEmbedder, cosine
 pub use error::InferenceError;
 pub use isa::isa_class;
 pub use ollama::{OllamaBackend, OllamaConfig};
+pub use source::{ModelSource, ModelSourceError};
