@@ -39,8 +39,8 @@ fn killed_while_jobs_run_the_node_loses_none_and_repeats_nothing() {
             .map(|user| tokio::spawn(ask_on(network.url().to_owned(), user, stop.clone(), answers.clone())))
             .collect();
         for kill in 1..=kills {
-            // Never at the same step of a job: 4 s to 13 s after the node is back.
-            tokio::time::sleep(Duration::from_millis(4000 + u64::from(kill * 7919 % 9000))).await;
+            // Never at the same step of a job: 6 s to 20 s after the node is back. It falls back by up to 7 blocks.
+            tokio::time::sleep(Duration::from_millis(6000 + u64::from(kill * 7919 % 14_000))).await;
             network.node.kill();
             network.node.restart().await;
             eprintln!("kill {kill} of {kills}: {} answers so far", answers.load(Ordering::SeqCst));
@@ -67,7 +67,7 @@ fn killed_while_jobs_run_the_node_loses_none_and_repeats_nothing() {
         // One that reverted was sent for a fork that the kill took away; it must not be another one over again.
         let mut seen = BTreeMap::new();
         for act in &acts {
-            if let Some(first) = seen.insert(&act.input, act) {
+            if let Some(first) = seen.insert((act.from, &act.input), act) {
                 let Act { block, from, input, .. } = act;
                 panic!("{from} tried an action in block {} and again in block {block}: {input}", first.block);
             }

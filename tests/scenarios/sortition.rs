@@ -5,10 +5,7 @@
 
 use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::{SolCall, SolEvent};
-use lcai::{
-    ask::DEFAULT_MODEL,
-    devnet::{Devnet, DevnetConfig},
-};
+use lcai::{ask::DEFAULT_MODEL, devnet::DevnetConfig};
 use lcai_client::{Answer, ClientError, Event, User, UserSession};
 use lcai_crypto::SessionKey;
 use lcai_host::{Call, HostClient};
@@ -17,42 +14,59 @@ use lcai_primitives::{
     draw::{Candidate, Sortition},
     ids::ModelId,
 };
-use lcai_tests::{ask, devnet, fee, funded, governance::switch_sortition, open_session, run};
+use lcai_tests::{
+    Network, ask, devnet, fee, funded, governance::switch_sortition, open_session, reth::RethNet, rpc, run,
+};
 use std::collections::BTreeMap;
 
 #[test]
 fn sortition_beside_the_dispatcher() {
     run(async {
         let devnet = devnet(DevnetConfig { workers: 2, ..DevnetConfig::default() }).await;
-        let before = funded(&devnet, 0).await;
-        let model = ModelId::from_name(DEFAULT_MODEL);
-        let refused = before.open_by_sortition(model, SessionKey::random()).await.unwrap_err();
-        assert!(matches!(refused, ClientError::Transaction { .. }), "{refused}");
-        assert!(refused.to_string().contains("switched off"), "{refused}");
-
-        switch_sortition(&devnet, true).await;
-        let user = funded(&devnet, 1).await;
-        let (session, answer) = by_sortition(&devnet, &user).await;
-        assert!(answer.text.contains("Paris"), "{}", answer.text);
-        let (next, _) = ask(&user, &session, "What is the capital of Italy?").await;
-        assert!(next.text.contains("Rome"), "the session goes on like any other: {}", next.text);
-
-        // The dispatcher's way is open too.
-        let dispatched = open_session(&user).await;
-        let (answer, _) = ask(&user, &dispatched, "What is the capital of Spain?").await;
-        assert!(answer.text.contains("Madrid"), "{}", answer.text);
-
-        a_delegate_asks_and_pays(&devnet).await;
-
-        switch_sortition(&devnet, false).await;
-        let after = funded(&devnet, 2).await;
-        assert!(after.open_by_sortition(model, SessionKey::random()).await.is_err(), "switched off again");
+        story(&devnet).await;
         devnet.stop().await;
     });
 }
 
+/// The same over Reth, with our extensions in its process.
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn sortition_beside_the_dispatcher_on_reth() {
+    run(async {
+        let network = RethNet::start(&DevnetConfig { workers: 2, ..DevnetConfig::default() }).await;
+        story(&network).await;
+        network.stop().await;
+    });
+}
+
+async fn story(devnet: &impl Network) {
+    let before = funded(devnet, 0).await;
+    let model = ModelId::from_name(DEFAULT_MODEL);
+    let refused = before.open_by_sortition(model, SessionKey::random()).await.unwrap_err();
+    assert!(matches!(refused, ClientError::Transaction { .. }), "{refused}");
+    assert!(refused.to_string().contains("switched off"), "{refused}");
+
+    switch_sortition(devnet, true).await;
+    let user = funded(devnet, 1).await;
+    let (session, answer) = by_sortition(devnet, &user).await;
+    assert!(answer.text.contains("Paris"), "{}", answer.text);
+    let (next, _) = ask(&user, &session, "What is the capital of Italy?").await;
+    assert!(next.text.contains("Rome"), "the session goes on like any other: {}", next.text);
+
+    // The dispatcher's way is open too.
+    let dispatched = open_session(&user).await;
+    let (answer, _) = ask(&user, &dispatched, "What is the capital of Spain?").await;
+    assert!(answer.text.contains("Madrid"), "{}", answer.text);
+
+    a_delegate_asks_and_pays(devnet).await;
+
+    switch_sortition(devnet, false).await;
+    let after = funded(devnet, 2).await;
+    assert!(after.open_by_sortition(model, SessionKey::random()).await.is_err(), "switched off again");
+}
+
 /// Opens a session by sortition and asks in it; the claim is in the first block any worker may claim in.
-async fn by_sortition(devnet: &Devnet, user: &User) -> (UserSession, Answer) {
+async fn by_sortition(devnet: &impl Network, user: &User) -> (UserSession, Answer) {
     let model = ModelId::from_name(DEFAULT_MODEL);
     let request = user.request_by_sortition(user.account(), model, 120).await.unwrap();
     let claimed = user.claimed(request).await.unwrap();
@@ -73,7 +87,7 @@ async fn by_sortition(devnet: &Devnet, user: &User) -> (UserSession, Answer) {
 }
 
 /// The user signs one transaction; the application does and pays the rest from the deposit. The user reads the answer.
-async fn a_delegate_asks_and_pays(devnet: &Devnet) {
+async fn a_delegate_asks_and_pays(devnet: &impl Network) {
     let (owner, app) = (funded(devnet, 3).await, funded(devnet, 4).await);
     let model = ModelId::from_name(DEFAULT_MODEL);
     let stranger = funded(devnet, 5).await;
@@ -96,10 +110,10 @@ async fn a_delegate_asks_and_pays(devnet: &Devnet) {
     assert!(beyond.is_err(), "the allowance is spent");
 }
 
-async fn claim_of(devnet: &Devnet, request: U256) -> (u64, Address) {
+async fn claim_of(devnet: &impl Network, request: U256) -> (u64, Address) {
     let topics = [SessionManager::SessionClaimed::SIGNATURE_HASH, B256::from(request)];
     let filter = serde_json::json!([{ "fromBlock": "0x0", "toBlock": "latest", "topics": topics }]);
-    let logs = devnet.chain().rpc("eth_getLogs", filter).await.unwrap();
+    let logs = rpc(devnet, "eth_getLogs", filter).await;
     let log = &logs[0];
     let number =
         u64::from_str_radix(log["blockNumber"].as_str().unwrap().trim_start_matches("0x"), 16).unwrap();
@@ -108,7 +122,12 @@ async fn claim_of(devnet: &Devnet, request: U256) -> (u64, Address) {
 }
 
 /// When each worker may claim, worked out here from chain data.
-async fn first_blocks(devnet: &Devnet, user: &User, request: U256, block: u64) -> BTreeMap<Address, u64> {
+async fn first_blocks(
+    devnet: &impl Network,
+    user: &User,
+    request: U256,
+    block: u64,
+) -> BTreeMap<Address, u64> {
     let chain = user.node().chain();
     let deployment = devnet.deployment();
     let at = hash_of(devnet, block).await;
@@ -136,9 +155,9 @@ async fn first_blocks(devnet: &Devnet, user: &User, request: U256, block: u64) -
     first
 }
 
-async fn hash_of(devnet: &Devnet, block: u64) -> B256 {
-    let block = devnet.chain().rpc("eth_getBlockByNumber", serde_json::json!([format!("{block:#x}"), false]));
-    block.await.unwrap()["hash"].as_str().unwrap().parse().unwrap()
+async fn hash_of(devnet: &impl Network, block: u64) -> B256 {
+    let params = serde_json::json!([format!("{block:#x}"), false]);
+    rpc(devnet, "eth_getBlockByNumber", params).await["hash"].as_str().unwrap().parse().unwrap()
 }
 
 /// `eligibleNow` as the contract has it on the state and number of a block.

@@ -11,6 +11,7 @@ pub mod scene;
 
 use alloy_primitives::{Address, U256};
 use alloy_signer_local::PrivateKeySigner;
+use jsonrpsee::core::client::ClientT;
 use lcai::{
     ask::DEFAULT_MODEL,
     devnet::{Devnet, DevnetConfig},
@@ -20,6 +21,7 @@ use lcai_client::{Answer, Connection, Event, User, UserSession};
 use lcai_crypto::SessionKey;
 use lcai_primitives::contracts::Deployment;
 use lcai_rpc::{api::LcaiApiClient, types::SessionOffer};
+use serde_json::Value;
 use std::{future::Future, time::Duration};
 
 /// Runs a scenario on the runtime that the binaries use.
@@ -66,6 +68,13 @@ impl Network for Devnet {
 /// An account on the network, over a connection of its own.
 pub async fn user(network: &impl Network, signer: PrivateKeySigner) -> User {
     User::new(Connection::open(network.url(), None).await.unwrap(), signer)
+}
+
+/// Calls a method of the network's node.
+pub async fn rpc(network: &impl Network, method: &str, params: Value) -> Value {
+    let connection = Connection::open(network.url(), None).await.unwrap();
+    let params: Vec<Value> = serde_json::from_value(params).unwrap();
+    connection.rpc().request(method, params).await.unwrap()
 }
 
 /// One of the funded accounts.
