@@ -25,6 +25,9 @@ const MAX_PAUSE: u64 = 120;
 /// Gas that a session and its jobs may use, in wei at 2 gwei, paid beside the fees.
 const GAS_ALLOWANCE: u64 = 4_000_000_000_000_000;
 
+/// Accounts of an epoch, where nothing else is wanted: enough for the draw to send one to each of a few workers.
+pub const CANARY_ACCOUNTS: u64 = 12;
+
 /// How the canaries are sent.
 pub struct CanaryRole {
     /// The node they go through, over WebSocket; any node with a dispatcher.

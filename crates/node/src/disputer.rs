@@ -18,6 +18,9 @@ use lcai_inference::{Backend, Embedder};
 use std::{fmt, sync::Arc};
 use tokio::sync::watch;
 
+/// Blocks that a reorg of a live network may go back: two epochs of the beacon chain.
+pub const REORG_DEPTH: u64 = 64;
+
 /// What a node needs to rule on disputes.
 pub struct DisputerRole {
     /// The account that AIConfig names.

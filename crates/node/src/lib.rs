@@ -3,10 +3,11 @@
 mod canaries;
 mod disputer;
 mod drill;
+mod readout;
 mod start_check;
 
-pub use canaries::CanaryRole;
-pub use disputer::{DisputerHandle, DisputerRole};
+pub use canaries::{CANARY_ACCOUNTS, CanaryRole};
+pub use disputer::{DisputerHandle, DisputerRole, REORG_DEPTH};
 
 use alloy_primitives::{B256, Bytes};
 use alloy_signer_local::PrivateKeySigner;
@@ -178,7 +179,8 @@ impl Node {
         if let Some(disputer) = &disputer {
             extensions.push(Arc::new(disputer.core.clone()));
         }
-        let Rpc { relay, module, operator } = start_rpc(&config, &supervisor, parts, extensions)?;
+        let Rpc { relay, module, mut operator } = start_rpc(&config, &supervisor, parts, extensions)?;
+        operator.merge(readout::module(disputer.clone()))?;
         Ok(Self { supervisor, relay, dispatch, disputer, journal, client, module, operator, feed })
     }
 

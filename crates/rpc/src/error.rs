@@ -34,7 +34,7 @@ pub enum LcaiError {
     /// -39007: the account's quota or rate is used up.
     #[error("{0}")]
     QuotaExceeded(String),
-    /// -39008: this node does not offer the method (no dispatcher key, no blob key).
+    /// -39008: this node does not offer the method (no dispatcher key, no blob key, no disputer).
     #[error("{0}")]
     NotOffered(String),
     /// -39009: a frame that the relay refuses: wrong worker, wrong session, bad signature, too large.

@@ -1,6 +1,6 @@
 //! The `lcai_*` JSON-RPC namespace and its subscriptions.
 //!
-//! [`api`] is the namespace itself (server and client generated from one trait), [`types`] what crosses the wire,
+//! [`api`] is the namespace itself (server and client generated from one trait), [`types`] and [`verdicts`] what crosses the wire,
 //! [`error`] the documented error codes. [`LcaiRpc`] is the node's side of it, [`serve()`] a server with bounds.
 //!
 //! - [`Relay`] takes frames from a session's worker, keeps them in a [`FrameStore`], and hands them to the session's
@@ -14,6 +14,7 @@ pub mod api;
 pub mod error;
 pub mod openrpc;
 pub mod types;
+pub mod verdicts;
 
 #[cfg(test)]
 mod abuse_tests;
@@ -53,7 +54,8 @@ pub use fanout::Live;
 pub use jwt::JwtSecret;
 pub use limits::{AccountLimiter, Rate};
 pub use operator::{
-    LcaiDrillApiClient, LcaiDrillApiServer, LcaiOperator, LcaiOperatorApiClient, LcaiOperatorApiServer,
+    LcaiDisputerApiClient, LcaiDisputerApiServer, LcaiDrillApiClient, LcaiDrillApiServer, LcaiOperator,
+    LcaiOperatorApiClient, LcaiOperatorApiServer,
 };
 pub use relay::{
     DEFAULT_SESSION_CAP, FrameReader, MAX_FRAMES_PER_CALL, Relay, RelayConfig, RelayStats, envelopes,

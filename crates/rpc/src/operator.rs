@@ -8,14 +8,15 @@ use crate::{
     tokens::TokenIssuer,
     types::{ExtensionHealth, OperatorStatus, RelayCounts},
     unix_now,
+    verdicts::{EvidenceInfo, VerdictInfo, WorkerStatistics},
 };
 use async_trait::async_trait;
 use jsonrpsee::{core::RpcResult, proc_macros::rpc};
-use lcai_primitives::quantity::Quantity;
+use lcai_primitives::{ids::JobId, quantity::Quantity};
 use serde_json::value::RawValue;
 use std::{fmt, sync::Arc};
 
-/// `lcaiOperator_*`, but for what [`LcaiDrillApi`] has. Requests without the server's bearer token get HTTP status 401.
+/// `lcaiOperator_*`, but for what [`LcaiDrillApi`] and [`LcaiDisputerApi`] have. Requests without the server's bearer token get HTTP status 401.
 #[rpc(server, client, namespace = "lcaiOperator")]
 pub trait LcaiOperatorApi {
     /// What the relay counted since start, and how far each extension is.
@@ -43,6 +44,29 @@ pub trait LcaiDrillApi {
     /// `lcai_task_restarts_total` counts it. A name that no task has does nothing.
     #[method(name = "panicTask")]
     async fn panic_task(&self, task: String) -> RpcResult<bool>;
+}
+
+/// The part of `lcaiOperator_*` that tells what the disputer of this node does. Users have `lcai_getDisputeEvidence`, and
+/// the evidence on chain.
+#[rpc(server, client, namespace = "lcaiOperator")]
+pub trait LcaiDisputerApi {
+    /// What the disputer found of a job, with the reasons, and how the dispute over it stands.
+    ///
+    /// Errors: NotFound, NotOffered.
+    #[method(name = "getVerdict")]
+    async fn get_verdict(&self, job: JobId) -> RpcResult<VerdictInfo>;
+
+    /// The evidence of the verdict that was signed over a job, and where it was posted.
+    ///
+    /// Errors: NotFound, NotOffered.
+    #[method(name = "getEvidence")]
+    async fn get_evidence(&self, job: JobId) -> RpcResult<EvidenceInfo>;
+
+    /// What became of each worker's answers, and what canaries found.
+    ///
+    /// Errors: NotOffered.
+    #[method(name = "getWorkerStatistics")]
+    async fn get_worker_statistics(&self) -> RpcResult<Vec<WorkerStatistics>>;
 }
 
 /// The operator's methods; from [`crate::LcaiRpc::operator`].

@@ -14,7 +14,7 @@ use lcai_genesis::{
     dev::{self, DevAccounts, Role},
 };
 use lcai_host_rpc::{NotifierConfig, RpcClient, RpcNotifier};
-use lcai_node::{CanaryRole, DisputerRole, Node, NodeConfig};
+use lcai_node::{CANARY_ACCOUNTS, CanaryRole, DisputerRole, Node, NodeConfig};
 use lcai_primitives::contracts::{AIConfig, Deployment};
 use lcai_rpc::{Rate, RpcHandle, ServerLimits, serve};
 use std::{
@@ -27,9 +27,6 @@ use tempfile::TempDir;
 
 /// LCAI that canaries may cost in a day.
 const CANARY_CAP: u64 = 1_000;
-
-/// Accounts that canaries of an epoch come from.
-const CANARY_ACCOUNTS: u64 = 12;
 
 /// Blocks that a reorg of the embedded chain may go back: the distance of its finalized head.
 const REORG_DEPTH: u64 = 8;

@@ -64,6 +64,11 @@ impl DisputerCore {
         self.canaries.range(range).map(|((_, job), _)| *job).collect()
     }
 
+    /// All our canaries that are still held, with the epochs of their accounts.
+    pub fn canaries(&self) -> impl Iterator<Item = (u64, JobId)> {
+        self.canaries.iter().map(|(key, _)| *key)
+    }
+
     /// How users ask, for canaries to do alike: jobs of each session, and the seconds between two jobs of one. Of our own
     /// canaries nothing is told, or their habits would feed on themselves.
     pub fn traffic(&self) -> (Vec<u64>, Vec<u64>) {

@@ -34,6 +34,7 @@ fn document(path: &str, title: &str, description: &str) -> String {
     let mut schemas = schema::Schemas::default();
     for (path, in_hex) in [
         ("rpc/src/types.rs", false),
+        ("rpc/src/verdicts.rs", false),
         ("primitives/src/frames.rs", false),
         ("primitives/src/eip712.rs", false),
         // Their numbers become quantities on the way (`quantity::nested`).
