@@ -5,6 +5,9 @@ use lcai::cli::Cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Err(e) = lcai_crypto::forbid_core_dumps() {
+        return lcai::exit::report(&eyre::eyre!("core dumps cannot be turned off: {e}"));
+    }
     let cli = Cli::parse();
     lcai::logging::init(cli.log.as_deref());
     let runtime = match lcai::runtime() {

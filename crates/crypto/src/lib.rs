@@ -5,6 +5,7 @@
 
 pub mod answer_tag;
 pub mod chunk_mac;
+pub mod core_dumps;
 pub mod encryption_key;
 pub mod keystore;
 pub mod response;
@@ -14,6 +15,7 @@ pub mod wrap;
 
 pub use answer_tag::answer_tag;
 pub use chunk_mac::{ChunkMacChain, ChunkMacError};
+pub use core_dumps::forbid_core_dumps;
 pub use encryption_key::{EncryptionKeyError, EncryptionPublicKey, EncryptionSecret};
 pub use keystore::{KdfCost, KeystoreError};
 pub use response::{recover_response, response_digest, response_signing_hash, sign_response};

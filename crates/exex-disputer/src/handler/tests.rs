@@ -1,5 +1,7 @@
 //! The effects against a scripted chain with real blobs, real keys, and a model that answers from a list.
 
+mod secrets;
+
 use super::*;
 use crate::{
     plan::DisputerPlan,
@@ -128,8 +130,17 @@ impl Court {
 
     /// As [`Self::node`], with another blob account: a scripted chain counts no nonces.
     fn node_with(&self, journal: &Arc<Journal>, script: Script, blob_key: u8) -> DisputeHandler {
+        self.node_of(journal, Arc::new(script), blob_key)
+    }
+
+    /// As [`Self::node_with`], with any backend.
+    fn node_of(
+        &self,
+        journal: &Arc<Journal>,
+        backend: Arc<dyn lcai_inference::Backend>,
+        blob_key: u8,
+    ) -> DisputeHandler {
         let client = self.host.client();
-        let backend: Arc<dyn lcai_inference::Backend> = Arc::new(script);
         let sources: Vec<Arc<dyn lcai_blob::BlobSource>> = vec![Arc::new(HostBlobs::new(client.clone()))];
         let reexecution = Reexecution::new(ReexecutionParts {
             deployment: deployment(),
@@ -159,7 +170,11 @@ impl Court {
     }
 
     async fn run(&self, node: &DisputeHandler, action: &str) -> EffectOutcome {
-        let intent = Intent {
+        node.execute(&self.intent(action), EffectContext::new(self.host.client())).await
+    }
+
+    fn intent(&self, action: &str) -> Intent {
+        Intent {
             subject: self.case.subject.id(),
             action: action.to_owned(),
             origin: BlockRef { number: 1, hash: B256::ZERO },
@@ -167,8 +182,7 @@ impl Court {
             on_repeat: OnRepeat::Again,
             not_after: None,
             payload: postcard::to_stdvec(&self.case).unwrap(),
-        };
-        node.execute(&intent, EffectContext::new(self.host.client())).await
+        }
     }
 
     async fn judge(&self, node: &DisputeHandler) -> Evidence {
