@@ -4,7 +4,9 @@ use crate::{
     BlockRef, Call, CanonicalHashes, FeedBlock, FeedLog, Heads, HostClient, HostError, HostNotification,
     HostNotifier, IncludedBlob, JournalIdentity, ReadPlan, Receipt, StateRead, TransactionRequest,
 };
-use alloy_consensus::{EthereumTxEnvelope, TxEip4844WithSidecar};
+use alloy_consensus::{
+    EthereumTxEnvelope, Transaction as _, TxEip4844WithSidecar, transaction::SignerRecoverable,
+};
 use alloy_eips::eip2718::Decodable2718;
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use async_trait::async_trait;
@@ -68,7 +70,8 @@ struct Chain {
     nonces: HashMap<Address, u64>,
     balances: HashMap<Address, U256>,
     sent: Vec<Bytes>,
-    pool: Vec<B256>,
+    /// Hash, sender and nonce.
+    pool: Vec<(B256, Option<(Address, u64)>)>,
     receipts: HashMap<B256, BlockRef>,
     finished: Vec<BlockRef>,
     failures: Vec<HostError>,
@@ -145,6 +148,11 @@ impl ScriptedHost {
     pub fn fail_next(&self, error: HostError) {
         self.0.chain.lock().failures.push(error);
         self.announce();
+    }
+
+    /// Empties the pool, as a restart of the node does.
+    pub fn lose_pool(&self) {
+        self.0.chain.lock().pool.clear();
     }
 
     /// Takes the next transactions but lets the answers get lost.
@@ -332,7 +340,7 @@ impl Chain {
         };
         let block_ref = block.block_ref();
         self.blocks.insert(number, block);
-        for transaction in std::mem::take(&mut self.pool) {
+        for (transaction, _) in std::mem::take(&mut self.pool) {
             self.receipts.insert(transaction, block_ref);
         }
         self.finalized = self.finalized.max(number.saturating_sub(self.finalized_distance));
@@ -393,8 +401,13 @@ impl HostClient for ScriptedHost {
         self.answer(&call, &block).map_err(HostError::Reverted)
     }
 
-    async fn nonce(&self, account: Address, _pending: bool) -> Result<u64, HostError> {
-        Ok(self.0.chain.lock().nonces.get(&account).copied().unwrap_or_default())
+    async fn nonce(&self, account: Address, pending: bool) -> Result<u64, HostError> {
+        let chain = self.0.chain.lock();
+        let mut nonce = chain.nonces.get(&account).copied().unwrap_or_default();
+        while pending && chain.pool.iter().any(|(_, sent)| *sent == Some((account, nonce))) {
+            nonce += 1;
+        }
+        Ok(nonce)
     }
 
     async fn balance(&self, account: Address) -> Result<U256, HostError> {
@@ -416,16 +429,22 @@ impl HostClient for ScriptedHost {
         // A blob transaction's hash leaves its sidecar out.
         let decoded: Result<EthereumTxEnvelope<TxEip4844WithSidecar>, _> =
             Decodable2718::decode_2718(&mut transaction.as_ref());
-        let hash = decoded.map_or_else(|_| keccak256(&transaction), |decoded| *decoded.hash());
+        let (hash, sent) = decoded.map_or_else(
+            |_| (keccak256(&transaction), None),
+            |decoded| {
+                let sender = decoded.recover_signer().ok();
+                (*decoded.hash(), sender.map(|sender| (sender, decoded.nonce())))
+            },
+        );
         let mut chain = self.0.chain.lock();
         if chain.receipts.contains_key(&hash) {
             let method = "eth_sendRawTransaction".into();
             return Err(HostError::Rejected { method, code: -32000, message: "nonce too low".into() });
         }
         // A transaction the pool knows is no second one.
-        if !chain.pool.contains(&hash) {
+        if !chain.pool.iter().any(|(known, _)| *known == hash) {
             chain.sent.push(transaction);
-            chain.pool.push(hash);
+            chain.pool.push((hash, sent));
         }
         if let Some(left) = chain.lost_answers.checked_sub(1) {
             chain.lost_answers = left;

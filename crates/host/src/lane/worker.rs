@@ -31,6 +31,8 @@ struct Pending {
     raw: Bytes,
     first_sent: Instant,
     last_sent: Instant,
+    /// When these bytes were last given to the pool, for the same price.
+    offered: Instant,
     bumps: u32,
     spent_unseen: u32,
     reply: oneshot::Sender<Result<Sent, LaneError>>,
@@ -105,6 +107,7 @@ impl Worker {
                     raw,
                     first_sent: now,
                     last_sent: now,
+                    offered: now,
                     bumps: 0,
                     spent_unseen: 0,
                     reply: job.reply,
@@ -240,11 +243,17 @@ impl Worker {
 
     /// Looks for receipts, replaces what is stuck, and mends what a reorg dropped.
     async fn look(&mut self) {
-        let Ok(spent) = self.client.nonce(self.signer.address(), false).await else { return };
+        let account = self.signer.address();
+        let Ok(spent) = self.client.nonce(account, false).await else { return };
+        // Asked after what is spent: a block in between makes it higher, never lower.
+        let Ok(pool) = self.client.nonce(account, true).await else { return };
+        let settled = self.config.poll * 8;
+        let waits = |first: &Pending| first.offered.elapsed() > settled;
+        let lost = pool <= spent && self.pending.get(&spent).is_some_and(waits);
         let nonces: Vec<u64> = self.pending.keys().copied().collect();
         for nonce in nonces {
             let Some(mut pending) = self.pending.remove(&nonce) else { continue };
-            match self.settle(nonce, &mut pending, spent).await {
+            match self.settle(nonce, &mut pending, spent, lost).await {
                 Some(result) => drop(pending.reply.send(result)),
                 None => {
                     self.pending.insert(nonce, pending);
@@ -254,8 +263,14 @@ impl Worker {
         self.mend_gap(spent).await;
     }
 
-    /// How a transaction ended; `None` while it did not.
-    async fn settle(&self, nonce: u64, pending: &mut Pending, spent: u64) -> Option<Result<Sent, LaneError>> {
+    /// How a transaction ended; `None` while it did not. `lost`: the pool has nothing of this account.
+    async fn settle(
+        &self,
+        nonce: u64,
+        pending: &mut Pending,
+        spent: u64,
+        lost: bool,
+    ) -> Option<Result<Sent, LaneError>> {
         for hash in pending.hashes.iter().rev() {
             match self.client.receipt(*hash).await {
                 Ok(Some(receipt)) => return Some(Ok(Sent { hash: *hash, receipt })),
@@ -276,6 +291,9 @@ impl Worker {
             let hash = pending.hashes.last().copied().unwrap_or_default();
             return Some(Err(LaneError::NotIncluded { hash }));
         }
+        if lost {
+            return self.offer_again(nonce, pending, nonce == spent).await.map(Err);
+        }
         // Only the next one due can be stuck by its own price.
         if nonce == spent && pending.last_sent.elapsed() > self.config.stuck_after {
             self.replace(nonce, pending).await;
@@ -283,9 +301,26 @@ impl Worker {
         None
     }
 
+    /// Gives a transaction to a pool that has lost it, as one does with the node that restarts. The chain may have fallen
+    /// back meanwhile: the `first` in line is estimated again, and given up where it would revert now.
+    async fn offer_again(&self, nonce: u64, pending: &mut Pending, first: bool) -> Option<LaneError> {
+        pending.offered = Instant::now();
+        if first && let Err(error @ LaneError::Reverted { .. }) = self.gas_limit(&pending.spec).await {
+            return Some(error);
+        }
+        match self.client.send_raw_transaction(pending.raw.clone()).await {
+            Ok(hash) => {
+                metrics::counter!("lcai_lane_offered_again_total").increment(1);
+                tracing::info!(nonce, %hash, account = %self.signer.address(), "the pool lost a transaction; it has it again");
+            }
+            Err(error) => tracing::debug!(nonce, %error, "a lost transaction was refused"),
+        }
+        None
+    }
+
     /// Sends a stuck transaction again, for more while the caps allow it.
     async fn replace(&self, nonce: u64, pending: &mut Pending) {
-        pending.last_sent = Instant::now();
+        (pending.last_sent, pending.offered) = (Instant::now(), Instant::now());
         let raised =
             if pending.bumps < self.config.max_bumps { self.raised(pending.fees).ok() } else { None };
         let Some(fees) = raised else {

@@ -186,6 +186,39 @@ async fn a_nonce_freed_by_a_reorg_is_filled_with_a_transfer() {
 }
 
 #[tokio::test]
+async fn a_pool_that_lost_a_transaction_gets_it_again_unless_it_would_revert_now() {
+    let host = ScriptedHost::new(8200);
+    let patient = LaneConfig { stuck_after: Duration::from_secs(600), ..config(LaneClass::Ordinary) };
+    let lane = lane(&host, patient);
+    let sends: Vec<_> = (0..2)
+        .map(|tag| {
+            let lane = Arc::clone(&lane);
+            tokio::spawn(async move { lane.send(call(tag)).await })
+        })
+        .collect();
+    eventually("two transactions", || host.sent().len() == 2).await;
+    host.lose_pool();
+    eventually("both again", || host.sent().len() >= 4).await;
+    let sent = host.sent();
+    assert_eq!(sent[2..4], sent[..2], "the same bytes, in order");
+    host.mine(BlockContent::default());
+    host.set_nonce(lane.account(), 2);
+    for sending in sends {
+        assert!(sending.await.unwrap().unwrap().receipt.success);
+    }
+
+    // The restarted node has fallen back to a block in which the call makes no sense.
+    let sending = tokio::spawn(async move { lane.send(call(7)).await });
+    let before = host.sent().len();
+    eventually("a third", || host.sent().len() == before + 1).await;
+    host.on_call(|_, _| Err(Bytes::new()));
+    host.lose_pool();
+    let error = sending.await.unwrap().unwrap_err();
+    assert!(matches!(error, LaneError::Reverted { .. }), "{error}");
+    assert_eq!(host.sent().len(), before + 1, "it was not sent again");
+}
+
+#[tokio::test]
 async fn a_blob_lane_sends_blobs_only() {
     let host = ScriptedHost::new(8200);
     let patient = LaneConfig { stuck_after: Duration::from_secs(600), ..config(LaneClass::Blob) };
