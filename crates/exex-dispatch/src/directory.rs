@@ -6,7 +6,7 @@ use crate::{
     error::DispatchError,
     snapshot::{DrawnWorker, Snapshot},
 };
-use alloy_primitives::{Address, U256};
+use alloy_primitives::{Address, U256, map::AddressMap};
 use lcai_host::BlockRef;
 use lcai_primitives::ids::ModelId;
 use std::{
@@ -42,16 +42,45 @@ struct Kept {
     snapshot: Arc<Snapshot>,
     rules: Rules,
     read: Positions,
-    /// Workers by when their heartbeat was heard, unix seconds: that is how they become stale without anything happening.
-    heard: BTreeMap<u64, Vec<Address>>,
+    silence: Silence,
 }
 
-/// Something that may differ from how it was judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Changed {
-    worker: Address,
-    /// `false`, which is less, when its heartbeat may be another one.
-    heartbeat_stands: bool,
+/// When workers become stale without anything happening: each that is not stale is looked at again at the latest when what
+/// is noted of it has become too old.
+#[derive(Debug, Default)]
+struct Silence {
+    /// When each was heard, unix seconds: its newest heartbeat, or an older one.
+    noted: AddressMap<u64>,
+    /// The same by time, and what was noted before.
+    by_time: BTreeMap<u64, Vec<Address>>,
+}
+
+impl Silence {
+    fn note(&mut self, worker: Address, heard_at: u64) {
+        if self.noted.get(&worker).is_none_or(|noted| *noted > heard_at) {
+            self.noted.insert(worker, heard_at);
+            self.by_time.entry(heard_at).or_default().push(worker);
+        }
+    }
+
+    /// Adds to `stale` who was not heard for too long at `time`.
+    fn advance(&mut self, core: &DispatchCore, time: u64, stale: &mut Vec<Address>) {
+        while let Some(oldest) =
+            self.by_time.first_entry().filter(|e| !core.is_heard_recently(*e.key(), time))
+        {
+            let (at, workers) = oldest.remove_entry();
+            for worker in workers {
+                if self.noted.get(&worker) != Some(&at) {
+                    continue;
+                }
+                self.noted.remove(&worker);
+                match core.health_of(&worker).filter(|h| core.is_heard_recently(h.heard_at, time)) {
+                    Some(health) => self.note(worker, health.heard_at),
+                    None => stale.push(worker),
+                }
+            }
+        }
+    }
 }
 
 impl Directories {
@@ -71,13 +100,13 @@ impl Directories {
             }
         }
         let snapshot = Arc::new(Snapshot::of(core, block, model)?);
-        let mut heard: BTreeMap<u64, Vec<Address>> = BTreeMap::new();
+        let mut silence = Silence::default();
         for member in snapshot.workers.iter() {
             if let Some(health) = core.health_of(&member.worker) {
-                heard.entry(health.heard_at).or_default().push(member.worker);
+                silence.note(member.worker, health.heard_at);
             }
         }
-        self.kept.insert(model, Kept { snapshot: Arc::clone(&snapshot), rules, read: now, heard });
+        self.kept.insert(model, Kept { snapshot: Arc::clone(&snapshot), rules, read: now, silence });
         Ok(snapshot)
     }
 }
@@ -103,43 +132,26 @@ impl Kept {
         if self.rules != rules || time < self.snapshot.block_time {
             return None;
         }
-        let changed = self.changed(core, time)?;
+        let (records, heartbeats) = core.changed_since(self.read.workers, self.read.health)?;
+        let mut changed = [records, heartbeats].concat();
+        self.silence.advance(core, time, &mut changed);
+        changed.sort_unstable();
+        changed.dedup();
         let model = self.snapshot.model_id;
         // Without anybody who holds the last snapshot this is its own directory, else a copy that shares.
         let mut members = Arc::unwrap_or_clone(self.snapshot).workers;
-        for Changed { worker, heartbeat_stands } in changed {
+        for worker in changed {
             let Some(listed) = core.worker(&worker).filter(|w| w.models.contains(&model)) else {
                 members.remove(&worker);
                 continue;
             };
             let health = core.health_of(&worker);
-            let known = members.set(DrawnWorker::new(core, worker, listed, health, &model));
-            if let Some(health) = health.filter(|_| !known || !heartbeat_stands)
-                && core.is_heard_recently(health.heard_at, time)
-            {
-                self.heard.entry(health.heard_at).or_default().push(worker);
+            members.set(DrawnWorker::new(core, worker, listed, health, &model));
+            if let Some(health) = health.filter(|h| core.is_heard_recently(h.heard_at, time)) {
+                self.silence.note(worker, health.heard_at);
             }
         }
         let snapshot = Arc::new(Snapshot::new(block, time, model, members));
-        Some(Self { snapshot, rules, read: positions(core), heard: self.heard })
-    }
-
-    /// Whoever has another record or heartbeat, or became stale by `time`, each once.
-    fn changed(&mut self, core: &DispatchCore, time: u64) -> Option<Vec<Changed>> {
-        let (records, heartbeats) = core.changed_since(self.read.workers, self.read.health)?;
-        let record = |worker: &Address| Changed { worker: *worker, heartbeat_stands: true };
-        let heartbeat = |worker: &Address| Changed { worker: *worker, heartbeat_stands: false };
-        let mut changed: Vec<Changed> = records.iter().map(record).collect();
-        changed.extend(heartbeats.iter().map(heartbeat));
-        while let Some(oldest) = self.heard.first_entry().filter(|e| !core.is_heard_recently(*e.key(), time))
-        {
-            let (heard_at, workers) = oldest.remove_entry();
-            // Who was heard again since stands further on.
-            let silent = |worker: &&Address| core.health_of(worker).is_none_or(|h| h.heard_at <= heard_at);
-            changed.extend(workers.iter().filter(silent).map(heartbeat));
-        }
-        changed.sort_unstable();
-        changed.dedup_by_key(|changed| changed.worker);
-        Some(changed)
+        Some(Self { snapshot, rules, read: positions(core), silence: self.silence })
     }
 }

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer, ser::SerializeSeq};
 use std::{fmt, sync::Arc};
 
 /// Workers of a page that was just made; one with twice as many is split.
-const PAGE: usize = 32;
+const PAGE: usize = 16;
 
 /// An ordered set of workers.
 #[derive(Clone, Default)]

@@ -60,12 +60,25 @@ impl<K> KeyLog<K> {
     }
 }
 
+/// Encodes into one buffer and copies from it: rows become exactly as large as they are, in one allocation each.
+struct Encoder(Vec<u8>);
+
+impl Encoder {
+    fn encode(&mut self, value: &impl Serialize) -> Result<Vec<u8>, postcard::Error> {
+        let mut buffer = std::mem::take(&mut self.0);
+        buffer.clear();
+        self.0 = postcard::to_extend(value, buffer)?;
+        Ok(self.0.clone())
+    }
+}
+
 /// An ordered map that records the first old value of every row it changes.
 #[derive(Clone)]
 pub struct Table<K, V> {
     name: &'static str,
     rows: BTreeMap<K, V>,
-    touched: BTreeMap<K, Option<V>>,
+    /// What changed rows were before; boxed, because most rows are new and have been nothing.
+    touched: BTreeMap<K, Option<Box<V>>>,
     log: Option<KeyLog<K>>,
 }
 
@@ -108,23 +121,26 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
 
     /// Sets a row.
     pub fn insert(&mut self, key: K, value: V) {
-        self.touch(&key);
-        self.rows.insert(key, value);
+        self.log(&key);
+        let old = self.rows.insert(key.clone(), value);
+        self.touched.entry(key).or_insert_with(|| old.map(Box::new));
     }
 
     /// Removes a row and gives its value.
     pub fn remove(&mut self, key: &K) -> Option<V> {
-        self.touch(key);
-        self.rows.remove(key)
+        let old = self.rows.remove(key)?;
+        self.log(key);
+        self.touched.entry(key.clone()).or_insert_with(|| Some(Box::new(old.clone())));
+        Some(old)
     }
 
     /// Changes a row in place, if it is there.
     pub fn update<R>(&mut self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R> {
-        if !self.rows.contains_key(key) {
-            return None;
-        }
-        self.touch(key);
-        self.rows.get_mut(key).map(change)
+        let value = self.rows.get_mut(key)?;
+        self.touched.entry(key.clone()).or_insert_with(|| Some(Box::new(value.clone())));
+        let result = change(value);
+        self.log(key);
+        Some(result)
     }
 
     /// All rows in key order.
@@ -147,12 +163,9 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.rows.is_empty()
     }
 
-    fn touch(&mut self, key: &K) {
+    fn log(&mut self, key: &K) {
         if let Some(log) = &mut self.log {
             log.push(key.clone());
-        }
-        if !self.touched.contains_key(key) {
-            self.touched.insert(key.clone(), self.rows.get(key).cloned());
         }
     }
 }
@@ -169,26 +182,26 @@ where
     fn drain(&mut self) -> Result<Vec<RawChange>, CoreError> {
         let corrupt = |e: postcard::Error| CoreError::Corrupt { table: self.name, reason: e.to_string() };
         let mut changes = Vec::with_capacity(self.touched.len());
+        let mut encoder = Encoder(Vec::with_capacity(1024));
         for (key, old) in std::mem::take(&mut self.touched) {
             let new = self.rows.get(&key);
-            if old.as_ref() == new {
+            if old.as_deref() == new {
                 continue;
             }
             changes.push(RawChange {
-                key: postcard::to_stdvec(&key).map_err(corrupt)?,
-                old: old.as_ref().map(postcard::to_stdvec).transpose().map_err(corrupt)?,
-                new: new.map(postcard::to_stdvec).transpose().map_err(corrupt)?,
+                key: encoder.encode(&key).map_err(corrupt)?,
+                old: old.as_deref().map(|old| encoder.encode(old)).transpose().map_err(corrupt)?,
+                new: new.map(|new| encoder.encode(new)).transpose().map_err(corrupt)?,
             });
         }
         Ok(changes)
     }
 
     fn restore(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), CoreError> {
-        let corrupt = |e: postcard::Error| CoreError::Corrupt { table: self.name, reason: e.to_string() };
+        let table = self.name;
+        let corrupt = |e: postcard::Error| CoreError::Corrupt { table, reason: e.to_string() };
         let key: K = postcard::from_bytes(key).map_err(corrupt)?;
-        if let Some(log) = &mut self.log {
-            log.push(key.clone());
-        }
+        self.log(&key);
         match value {
             Some(bytes) => {
                 let value = postcard::from_bytes(bytes).map_err(corrupt)?;

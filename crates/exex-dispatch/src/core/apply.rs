@@ -2,7 +2,7 @@
 
 use super::{
     DispatchCore, Expiring,
-    index::{BlockIndex, address_topic},
+    index::{BlockIndex, address_topic, transaction_of},
 };
 use crate::{
     plan::{model_calls, nonce_call, params_calls, session_call, topic0, whitelisted_call, worker_calls},
@@ -129,7 +129,7 @@ impl DispatchCore {
                 worker: record.worker,
                 status,
                 jobs: Vec::new(),
-                create_transaction: index.transaction(id, &CREATING_EVENTS).unwrap_or_default(),
+                create_transaction: transaction_of(index.about(id), &CREATING_EVENTS).unwrap_or_default(),
                 created_in: index.block.block_ref(),
                 last_activity: index.block.timestamp,
                 reassign_count: 0,
@@ -158,31 +158,30 @@ impl DispatchCore {
 
     /// The nonce that a `createSession` spent: the account's at the end of the block, less what was spent after it.
     fn nonce_spent(&self, index: &BlockIndex<'_>, id: U256, user: Address) -> Option<U256> {
-        let created = index.about(id).find(|log| is_creation(log))?;
-        let adopted =
-            index.about(id).any(|log| topic0(log) == Some(JobRegistry::SessionAdopted::SIGNATURE_HASH));
+        let created = index.about(id).iter().find(|log| is_creation(log))?;
+        let adopted = index
+            .about(id)
+            .iter()
+            .any(|log| topic0(log) == Some(JobRegistry::SessionAdopted::SIGNATURE_HASH));
         if adopted {
             return None;
         }
         let after =
             index.read::<JobRegistry::nonceCall>(&nonce_call(&self.config.deployment, user)).ok()??;
-        let later = index.block.logs.iter().filter(|log| {
-            log.address == created.address
-                && log.log_index >= created.log_index
-                && (is_creation(log) && address_topic(log, 2) == Some(user)
-                    || self.is_key_update_of(log, user))
-        });
-        after.checked_sub(U256::from(later.count()))
+        let not_before = |log: &&&FeedLog| log.log_index >= created.log_index;
+        let creations = index.creations_by(user).iter().filter(not_before).count();
+        let updates = index.key_updates().iter().filter(not_before);
+        let updates = updates.filter(|log| self.is_key_update_of(log, user)).count();
+        after.checked_sub(U256::from(creations))?.checked_sub(U256::from(updates))
     }
 
+    /// Whether a `SessionKeyUpdated` is about a session of the account.
     fn is_key_update_of(&self, log: &FeedLog, user: Address) -> bool {
-        topic0(log) == Some(JobRegistry::SessionKeyUpdated::SIGNATURE_HASH)
-            && log
-                .topics
-                .get(1)
-                .and_then(|id| SessionId::try_from(U256::from_be_bytes(id.0)).ok())
-                .and_then(|id| self.sessions.get(&id))
-                .is_some_and(|session| session.user == user)
+        log.topics
+            .get(1)
+            .and_then(|id| SessionId::try_from(U256::from_be_bytes(id.0)).ok())
+            .and_then(|id| self.sessions.get(&id))
+            .is_some_and(|session| session.user == user)
     }
 }
 

@@ -1,34 +1,63 @@
 //! A block's reads and logs by what they are about: a block with ten thousand events is gone through once.
 
 use crate::plan::topic0;
-use alloy_primitives::{Address, B256, Bytes, U256};
-use alloy_sol_types::SolCall;
+use alloy_primitives::{
+    Address, B256, Bytes, U256,
+    map::{AddressMap, B256Map, HashMap},
+};
+use alloy_sol_types::{SolCall, SolEvent};
 use lcai_host::{Call, CoreError, FeedBlock, FeedLog};
-use lcai_primitives::contracts::Deployment;
-use std::collections::HashMap;
+use lcai_primitives::contracts::{Deployment, JobRegistry};
 
 /// What of a block is looked up.
 pub(super) struct BlockIndex<'a> {
     pub(super) block: &'a FeedBlock,
     reads: HashMap<&'a Call, Result<&'a Bytes, &'a Bytes>>,
     /// JobRegistry's logs by their first indexed argument, a job's or session's id.
-    by_id: HashMap<B256, Vec<&'a FeedLog>>,
+    by_id: B256Map<Vec<&'a FeedLog>>,
+    /// `SessionCreated` by the session's owner, in order.
+    creations: AddressMap<Vec<&'a FeedLog>>,
+    /// `SessionKeyUpdated`, in order.
+    key_updates: Vec<&'a FeedLog>,
 }
 
 impl<'a> BlockIndex<'a> {
     pub(super) fn new(block: &'a FeedBlock, deployment: &Deployment) -> Self {
-        let mut reads = HashMap::with_capacity(block.reads.len());
+        let mut reads = HashMap::default();
+        reads.reserve(block.reads.len());
         for read in &block.reads {
             let output = if read.success { Ok(&read.output) } else { Err(&read.output) };
             reads.entry(&read.call).or_insert(output);
         }
-        let mut by_id: HashMap<B256, Vec<&FeedLog>> = HashMap::new();
+        let (by_id, creations, key_updates) = Default::default();
+        let mut index = Self { block, reads, by_id, creations, key_updates };
         for log in block.logs.iter().filter(|log| log.address == deployment.job_registry) {
-            if let Some(id) = log.topics.get(1) {
-                by_id.entry(*id).or_default().push(log);
-            }
+            index.add(log);
         }
-        Self { block, reads, by_id }
+        index
+    }
+
+    fn add(&mut self, log: &'a FeedLog) {
+        if let Some(id) = log.topics.get(1) {
+            self.by_id.entry(*id).or_default().push(log);
+        }
+        match (topic0(log), address_topic(log, 2)) {
+            (Some(JobRegistry::SessionCreated::SIGNATURE_HASH), Some(owner)) => {
+                self.creations.entry(owner).or_default().push(log);
+            }
+            (Some(JobRegistry::SessionKeyUpdated::SIGNATURE_HASH), _) => self.key_updates.push(log),
+            _ => {}
+        }
+    }
+
+    /// The sessions that an account created in the block, in order.
+    pub(super) fn creations_by(&self, owner: Address) -> &[&'a FeedLog] {
+        self.creations.get(&owner).map_or(&[], Vec::as_slice)
+    }
+
+    /// The block's key updates, in order.
+    pub(super) fn key_updates(&self) -> &[&'a FeedLog] {
+        &self.key_updates
     }
 
     /// What a call of the plan gave; see [`FeedBlock::read`].
@@ -50,16 +79,16 @@ impl<'a> BlockIndex<'a> {
     }
 
     /// JobRegistry's logs about a job or session, in order.
-    pub(super) fn about(&self, id: U256) -> impl Iterator<Item = &'a FeedLog> + '_ {
-        self.by_id.get(&B256::from(id)).into_iter().flatten().copied()
+    pub(super) fn about(&self, id: U256) -> &[&'a FeedLog] {
+        self.by_id.get(&B256::from(id)).map_or(&[], Vec::as_slice)
     }
+}
 
-    /// The transaction of the first log about an id with one of the signatures.
-    pub(super) fn transaction(&self, id: U256, signatures: &[B256]) -> Option<B256> {
-        self.about(id)
-            .find(|log| topic0(log).is_some_and(|t| signatures.contains(&t)))
-            .map(|log| log.transaction_hash)
-    }
+/// The transaction of the first log with one of the signatures.
+pub(super) fn transaction_of(logs: &[&FeedLog], signatures: &[B256]) -> Option<B256> {
+    logs.iter()
+        .find(|log| topic0(log).is_some_and(|t| signatures.contains(&t)))
+        .map(|log| log.transaction_hash)
 }
 
 /// The first indexed argument as an address.

@@ -1,6 +1,10 @@
 //! Blocks into the directory: jobs, what they say of their workers, and what a keeper may do about them.
 
-use super::{DispatchCore, Expiring, apply::saturating, index::BlockIndex};
+use super::{
+    DispatchCore, Expiring,
+    apply::saturating,
+    index::{BlockIndex, transaction_of},
+};
 use crate::{
     duties::{Duty, DutyKey, Plan},
     plan::{job_call, topic0},
@@ -9,7 +13,7 @@ use crate::{
 };
 use alloy_primitives::{B256, U256};
 use alloy_sol_types::SolEvent;
-use lcai_host::{CoreError, FeedBlock};
+use lcai_host::{CoreError, FeedBlock, FeedLog};
 use lcai_primitives::{
     contracts::{self, JobRegistry, JobState},
     ids::{JobId, SessionId, Subject},
@@ -33,13 +37,14 @@ impl DispatchCore {
         let call = job_call(&self.config.deployment, id);
         let Some(record) = index.read::<JobRegistry::getJobCall>(&call)? else { return Ok(()) };
         let Ok(state) = JobState::try_from(record.state) else { return Ok(()) };
-        let submit = index.transaction(id, &[JobRegistry::JobSubmitted::SIGNATURE_HASH]);
-        let acknowledge = index.transaction(id, &[JobRegistry::JobAcknowledged::SIGNATURE_HASH]);
-        let complete = index.transaction(id, &[JobRegistry::JobCompleted::SIGNATURE_HASH]);
-        let settle = index.transaction(id, &SETTLING_EVENTS);
+        let logs = index.about(id);
+        let submit = transaction_of(logs, &[JobRegistry::JobSubmitted::SIGNATURE_HASH]);
+        let acknowledge = transaction_of(logs, &[JobRegistry::JobAcknowledged::SIGNATURE_HASH]);
+        let complete = transaction_of(logs, &[JobRegistry::JobCompleted::SIGNATURE_HASH]);
+        let settle = transaction_of(logs, &SETTLING_EVENTS);
         let before = self.jobs.get(&job_id).cloned();
-        let Some(mut job) = before.clone().or_else(|| self.new_job(index.block, job_id, &record, submit))
-        else {
+        let was_open = before.as_ref().is_some_and(Job::is_open);
+        let Some(mut job) = before.or_else(|| self.new_job(index.block, job_id, &record, submit)) else {
             return Ok(());
         };
         job.state = state;
@@ -54,8 +59,8 @@ impl DispatchCore {
             job.complete_tx = complete;
             job.completed_in = Some(index.block.block_ref());
         }
-        self.count_open_jobs(before.as_ref(), &job);
-        self.judge(index, id, &job, &record);
+        self.count_open_jobs(was_open, &job);
+        self.judge(logs, &job, &record);
         let plan = if self.config.keeper { self.duty_of(&job, &record) } else { None };
         self.duties.plan(DutyKey::Job(job_id), plan);
         if matches!(state, JobState::TimedOut | JobState::Resolved | JobState::Released) {
@@ -107,8 +112,7 @@ impl DispatchCore {
         })
     }
 
-    fn count_open_jobs(&mut self, before: Option<&Job>, after: &Job) {
-        let was_open = before.is_some_and(Job::is_open);
+    fn count_open_jobs(&mut self, was_open: bool, after: &Job) {
         if was_open == after.is_open() {
             return;
         }
@@ -122,8 +126,8 @@ impl DispatchCore {
     }
 
     /// What this block's events of the job say of its worker: standing, and speed with the model.
-    fn judge(&mut self, index: &BlockIndex<'_>, id: U256, job: &Job, record: &contracts::Job) {
-        let happened = |signature| index.about(id).any(|log| topic0(log) == Some(signature));
+    fn judge(&mut self, logs: &[&FeedLog], job: &Job, record: &contracts::Job) {
+        let happened = |signature| logs.iter().any(|log| topic0(log) == Some(signature));
         let allowed = self.params().map_or(0, |p| p.ack_timeout);
         let (submitted, acknowledged) = (saturating(record.submittedAt), saturating(record.ackTimestamp));
         if happened(JobRegistry::JobAcknowledged::SIGNATURE_HASH) {
