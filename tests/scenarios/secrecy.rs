@@ -3,14 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use alloy_primitives::B256;
-use base64::{Engine, engine::general_purpose::STANDARD};
 use lcai::devnet::{Devnet, DevnetConfig};
 use lcai_client::{Connection, Event, User};
-use lcai_tests::{devnet, fee, open_session, proxy, run};
-use parking_lot::Mutex;
+use lcai_tests::{
+    devnet, fee,
+    leaks::{Logs, find, forms},
+    open_session, proxy, run,
+};
 use serde_json::json;
-use std::{io::Write, sync::Arc};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::EnvFilter;
 
 /// Long and unlike anything else, so that finding it means that it leaked.
 const PROMPT: &str = "zebra-quartz-7731: what is the capital of France?";
@@ -37,7 +38,7 @@ fn nothing_on_the_way_holds_prompt_answer_or_key() {
 
         let chain = chain_dump(&devnet).await;
         let wire = recording.bytes();
-        let logged = logs.0.lock().clone();
+        let logged = logs.bytes();
         // The recordings hold what they should, or finding nothing in them would mean nothing.
         assert!(find(&chain, answer.receipt.job.prompt_blob_hash.as_slice()));
         assert!(find(&wire, b"lcai_submitFrames") && find(&wire, b"eth_sendRawTransaction"));
@@ -55,28 +56,6 @@ fn nothing_on_the_way_holds_prompt_answer_or_key() {
         }
         devnet.stop().await;
     });
-}
-
-/// A secret as it could be written: raw, hex in both cases, base64 at each of the three alignments.
-fn forms(secret: &[u8]) -> Vec<(String, Vec<u8>)> {
-    let mut forms = vec![
-        ("raw bytes".to_owned(), secret.to_vec()),
-        ("hex".to_owned(), hex::encode(secret).into_bytes()),
-        ("upper hex".to_owned(), hex::encode_upper(secret).into_bytes()),
-    ];
-    for shift in 0..3usize {
-        let padded = [vec![0; shift], secret.to_vec()].concat();
-        let encoded = STANDARD.encode(padded);
-        // What the neighbours decide is left out at both ends.
-        let from = (shift * 8).div_ceil(6);
-        let to = (shift + secret.len()) * 8 / 6;
-        forms.push((format!("base64 shifted by {shift}"), encoded.as_bytes()[from..to].to_vec()));
-    }
-    forms
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
 }
 
 /// Every transaction, log and blob of the chain.
@@ -105,27 +84,4 @@ async fn chain_dump(devnet: &Devnet) -> Vec<u8> {
         }
     }
     dump
-}
-
-/// Keeps every log line.
-#[derive(Debug, Clone, Default)]
-struct Logs(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Logs {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Logs {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
 }

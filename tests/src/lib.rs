@@ -5,6 +5,7 @@
 pub mod governance;
 pub mod idle;
 pub mod keeper;
+pub mod leaks;
 pub mod proxy;
 pub mod reth;
 pub mod scene;
@@ -21,7 +22,7 @@ use lcai_client::{Answer, Connection, Event, User, UserSession};
 use lcai_crypto::SessionKey;
 use lcai_primitives::contracts::Deployment;
 use lcai_rpc::{api::LcaiApiClient, types::SessionOffer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{future::Future, time::Duration};
 
 /// Runs a scenario on the runtime that the binaries use.
@@ -45,6 +46,8 @@ pub trait Network {
     fn workers(&self) -> Vec<Address>;
     /// One of the funded accounts.
     fn user(&self, index: usize) -> PrivateKeySigner;
+    /// What the node's operator is told: the whole JSON-RPC answer.
+    fn operator(&self, method: &str, params: Value) -> impl Future<Output = Value>;
 }
 
 impl Network for Devnet {
@@ -62,6 +65,12 @@ impl Network for Devnet {
 
     fn user(&self, index: usize) -> PrivateKeySigner {
         Self::user(self, index).unwrap().clone()
+    }
+
+    async fn operator(&self, method: &str, params: Value) -> Value {
+        let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
+        let (answer, _) = self.node().operator_module().raw_json_request(&call, 1).await.unwrap();
+        serde_json::from_str(answer.get()).unwrap()
     }
 }
 

@@ -244,6 +244,11 @@ impl RethNode {
         }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the node runs").id()
+    }
+
     /// Where it keeps everything.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -314,6 +319,10 @@ impl Network for Through<'_> {
     fn user(&self, index: usize) -> PrivateKeySigner {
         self.network.user(index)
     }
+
+    async fn operator(&self, method: &str, params: Value) -> Value {
+        self.network.operator(method, params).await
+    }
 }
 
 /// A Reth node with workers.
@@ -375,6 +384,10 @@ impl Network for RethNet {
 
     fn user(&self, index: usize) -> PrivateKeySigner {
         self.users[index].clone()
+    }
+
+    async fn operator(&self, method: &str, params: Value) -> Value {
+        self.node.authenticated().call(method, params).await
     }
 }
 
