@@ -17,12 +17,7 @@ use lcai_primitives::{
     contracts::{JobRegistry, RequestStatus, SessionManager},
     ids::ModelId,
 };
-use lcai_tests::{
-    funded,
-    governance::switch_sortition,
-    run,
-    scene::{Scene, until},
-};
+use lcai_tests::{funded, governance::switch_sortition, run, scene::Scene, session_with, until};
 use std::time::Duration;
 
 const ACK_TIMEOUT: u64 = 6;
@@ -49,7 +44,7 @@ fn settlements_and_releases_happen_once_and_requests_expire_by_themselves() {
 /// The keepers cannot pay for the first attempts at the timeout, 1, 2 and 4 seconds after the deadline; once they can, the
 /// no-fault window is open.
 async fn settles_what_could_not_be_timed_out(scene: &Scene) {
-    let session = scene.session_with(scene.idle.address()).await;
+    let session = session_with(&scene.user, scene.idle.address()).await;
     let jobs: Vec<B256> = scene.submit(&session, 1).await.iter().map(|job| job.word().into()).collect();
     let stake = scene.worker(scene.idle.address()).await.stake;
     tokio::time::sleep(Duration::from_secs(ACK_TIMEOUT + 12)).await;
@@ -62,22 +57,25 @@ async fn settles_what_could_not_be_timed_out(scene: &Scene) {
 
 /// The worker releases its own jobs too, so three compete for each.
 async fn releases_in_batches(scene: &Scene) {
-    let session = scene.session_with(scene.devnet.workers()[0]).await;
+    let session = session_with(&scene.user, scene.devnet.workers()[0]).await;
     let jobs: Vec<B256> = scene.submit(&session, 3).await.iter().map(|job| job.word().into()).collect();
     scene.done_once_across_a_reorg("releaseJobs", JobRegistry::JobReleased::SIGNATURE_HASH, &jobs).await;
 }
 
-/// One request that may be too short-lived for a claim, and one that is claimed and never gets its keys.
+/// One request that is claimed or not, and one that is claimed for certain; neither gets its keys. Reorgs have put the
+/// chain some seconds ahead of the clock that expiries are counted by.
 async fn requests_expire(scene: &Scene) {
     switch_sortition(&scene.devnet, true).await;
     let (user, model) = (funded(&scene.devnet, 1).await, ModelId::from_name(DEFAULT_MODEL));
     let slots = scene.worker(scene.devnet.workers()[0]).await.free_slots;
     let spent = scene.keepers.each_ref().map(|keeper| keeper.report().gas_used);
-    let short = user.request_by_sortition(user.account(), model, 3).await.unwrap();
-    let long = user.request_by_sortition(user.account(), model, 10).await.unwrap();
+    let short = user.request_by_sortition(user.account(), model, 8).await.unwrap();
+    let long = user.request_by_sortition(user.account(), model, 16).await.unwrap();
     let claimed = user.claimed(long).await.unwrap();
-    let expired = async || status(&user, short).await == RequestStatus::Expired
-        && status(&user, long).await == RequestStatus::Expired;
+    let expired = async || {
+        status(&user, short).await == RequestStatus::Expired
+            && status(&user, long).await == RequestStatus::Expired
+    };
     until("both expire", expired).await;
 
     let chain = scene.devnet.chain();
