@@ -200,7 +200,7 @@ async fn floods_of_subscriptions_are_refused_with_codes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_at_once_stays_within_the_bound() {
     let (scene, dir) = (Scene::new(), tempdir().unwrap());
-    let settings = RpcSettings { frames: Rate { per_second: 40.0, burst: 100.0 }, ..RpcSettings::default() };
+    let settings = RpcSettings { frames: Rate { per_second: 4.0, burst: 64.0 }, ..RpcSettings::default() };
     let limits = ServerLimits { max_connections: 200, ..ServerLimits::default() };
     let node = Node::start(&scene, dir.path(), Options { settings, limits, ..Options::default() }).await;
     let (ws, flooding) = (node.ws().await, node.ws().await);

@@ -25,6 +25,7 @@ mod directory;
 mod fanout;
 #[cfg(test)]
 mod fuzz_tests;
+mod gather;
 mod jwt;
 mod limits;
 #[cfg(test)]

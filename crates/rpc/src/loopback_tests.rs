@@ -1,16 +1,17 @@
 //! The namespace over a real server and real sockets.
 
 use crate::{
-    BlobService, Directory, JwtSecret, LcaiApiClient, LcaiApiServer, LcaiDrillApiServer, LcaiError,
-    LcaiOperator, LcaiOperatorApiClient, LcaiOperatorApiServer, LcaiRpc, Publisher, PublisherConfig, Rate,
-    Relay, RpcHandle, RpcParts, RpcSettings, ServerLimits, SessionView, TokenConfig, TokenIssuer, TokenKey,
-    Upstream, jwt, serve, serve_operator,
+    BlobService, Directory, JwtSecret, LcaiApiClient, LcaiApiServer, LcaiDisputerApiServer,
+    LcaiDrillApiServer, LcaiError, LcaiOperator, LcaiOperatorApiClient, LcaiOperatorApiServer, LcaiRpc,
+    Publisher, PublisherConfig, Rate, Relay, RpcHandle, RpcParts, RpcSettings, ServerLimits, SessionView,
+    TokenConfig, TokenIssuer, TokenKey, Upstream, jwt, serve, serve_operator,
     session_view::{JobView, SessionParties},
     testing::{JOB, SESSION, Scene, chunk, deployment},
     types::{
         AuthorizationRequest, BlockId, CallerProof, JobInfo, JobTransactions, ModelInfo, ReassignmentOffer,
         ReassignmentRequest, SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
     },
+    verdicts::{EvidenceInfo, VerdictInfo, WorkerStatistics},
 };
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_signer::SignerSync;
@@ -804,12 +805,28 @@ fn documented(document: &serde_json::Value) -> BTreeSet<String> {
     methods.map(|m| m["name"].as_str().unwrap().to_owned()).collect()
 }
 
-struct NoDrill;
+/// Stands for what the node answers itself; only the names count.
+struct Names;
 
 #[async_trait]
-impl LcaiDrillApiServer for NoDrill {
+impl LcaiDrillApiServer for Names {
     async fn panic_task(&self, _: String) -> RpcResult<bool> {
         Ok(false)
+    }
+}
+
+#[async_trait]
+impl LcaiDisputerApiServer for Names {
+    async fn get_verdict(&self, job: JobId) -> RpcResult<VerdictInfo> {
+        Err(LcaiError::NotFound(job.to_string()).into())
+    }
+
+    async fn get_evidence(&self, job: JobId) -> RpcResult<EvidenceInfo> {
+        Err(LcaiError::NotFound(job.to_string()).into())
+    }
+
+    async fn get_worker_statistics(&self) -> RpcResult<Vec<WorkerStatistics>> {
+        Ok(Vec::new())
     }
 }
 
@@ -819,7 +836,8 @@ async fn the_operators_document_names_every_method_and_no_other() {
     let Node { handle, relay, operator, .. } = Node::plain(&scene, dir.path()).await;
     let document: serde_json::Value = serde_json::from_str(operator.discover().await.unwrap().get()).unwrap();
     let mut module = operator.into_rpc();
-    module.merge(NoDrill.into_rpc()).unwrap();
+    module.merge(LcaiDrillApiServer::into_rpc(Names)).unwrap();
+    module.merge(LcaiDisputerApiServer::into_rpc(Names)).unwrap();
     assert_eq!(documented(&document), module.method_names().map(str::to_owned).collect());
     handle.stop();
     relay.close().await;

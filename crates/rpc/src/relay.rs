@@ -2,7 +2,7 @@
 
 use crate::{
     error::LcaiError,
-    fanout::{Channels, Live, Seat},
+    fanout::{Channels, Following, IDENTITY_CHECK, Live, Outlet, Reader, Seat},
     session_view::{JobView, SessionView},
     store::{
         FrameClass, FrameStore, JobFate, NewFrame, Placed, SessionKey, StoreError, Terminal, WriteRefusal,
@@ -44,8 +44,6 @@ const BATCH_FRAMES: usize = 4096;
 /// Frames a reader takes at once, and their JSON bytes when they come from the store.
 const READ_FRAMES: usize = 64;
 const READ_BYTES: usize = 1024 * 1024;
-/// How often a waiting reader looks whether its session is still the same one.
-const IDENTITY_CHECK: Duration = Duration::from_secs(5);
 /// How often the view is asked again while a caller is ahead of it.
 const VIEW_POLL: Duration = Duration::from_millis(25);
 
@@ -291,8 +289,7 @@ impl Relay {
         Ok(FrameReader {
             shared: Arc::clone(&self.shared),
             seat,
-            key,
-            user: account,
+            reader: Reader { session: key, user: account },
             cursor,
             _permit: permit,
         })
@@ -484,8 +481,7 @@ impl Relay {
 pub struct FrameReader {
     shared: Arc<Shared>,
     seat: Seat,
-    key: SessionKey,
-    user: Address,
+    reader: Reader,
     cursor: u64,
     _permit: OwnedSemaphorePermit,
 }
@@ -493,7 +489,7 @@ pub struct FrameReader {
 impl fmt::Debug for FrameReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FrameReader")
-            .field("session", &self.key)
+            .field("session", &self.reader.session)
             .field("cursor", &self.cursor)
             .finish_non_exhaustive()
     }
@@ -530,14 +526,23 @@ impl FrameReader {
                 continue;
             };
             self.cursor = last.cursor;
-            let view = &self.shared.view;
-            let current =
-                |live: &Arc<Live>| view.job(live.job).is_none_or(|v| v.subject.id() == live.subject);
-            let batch: Vec<_> = batch.into_iter().filter(current).collect();
+            let view = self.shared.view.as_ref();
+            let batch: Vec<_> = batch.into_iter().filter(|live| live.is_current(view)).collect();
             if !batch.is_empty() {
                 return Ok(batch);
             }
         }
+    }
+
+    /// Has what comes from now on put into `outlet`, if the reader has everything so far. Once [`Following::ended`] tells a
+    /// cursor, [`Self::resume`] goes on from there.
+    pub(crate) fn follow(&self, outlet: Arc<dyn Outlet>) -> Option<Following> {
+        self.seat.follow(self.reader, self.cursor, outlet, &self.shared.view)
+    }
+
+    /// Goes on after `cursor`, up to which its client has everything.
+    pub(crate) fn resume(&mut self, cursor: u64) {
+        self.cursor = self.cursor.max(cursor);
     }
 
     /// Counts this reader as too slow and gives the error that ends it.
@@ -550,7 +555,7 @@ impl FrameReader {
     /// The store's frames after the cursor. When there are none although the tail begins later, they were dropped by
     /// the byte cap, and reading goes on where the tail begins.
     async fn read_store(&mut self) -> Result<Vec<Arc<Live>>, LcaiError> {
-        let (shared, key, cursor) = (Arc::clone(&self.shared), self.key, self.cursor);
+        let (shared, key, cursor) = (Arc::clone(&self.shared), self.reader.session, self.cursor);
         let kept = blocking(move || {
             let kept = shared.store.read(key, cursor, READ_FRAMES, READ_BYTES)?;
             kept.iter().map(|k| Live::kept(k).map(Arc::new)).collect::<Result<Vec<_>, _>>()
@@ -563,13 +568,11 @@ impl FrameReader {
     }
 
     fn check_identity(&self) -> Result<(), LcaiError> {
-        let session = self.key.session();
-        match self.shared.view.session(session) {
-            Some(p) if p.user != self.user || SessionKey::new(session, p.create_transaction) != self.key => {
-                Err(LcaiError::NotFound(format!("session {session} is another one since a reorganisation")))
-            }
-            _ => Ok(()),
+        let session = self.reader.session.session();
+        if self.reader.is_owner(self.shared.view.session(session)) {
+            return Ok(());
         }
+        Err(LcaiError::NotFound(format!("session {session} is another one since a reorganisation")))
     }
 }
 

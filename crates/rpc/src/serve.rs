@@ -2,6 +2,7 @@
 
 use crate::{
     error::LcaiError,
+    gather::Gathering,
     jwt::JwtSecret,
     limits::{Bucket, Rate},
     unix_now,
@@ -21,7 +22,15 @@ use jsonrpsee::{
 };
 use metrics::counter;
 use parking_lot::Mutex;
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -223,12 +232,15 @@ impl Connection {
         let secret = self.secret;
         let activity = Arc::new(Activity::new());
         let requests = Arc::clone(&activity);
+        let upgraded = Arc::new(AtomicBool::new(false));
+        let stream = Gathering::new(stream, Arc::clone(&upgraded));
         let service = tower::service_fn(move |request: HttpRequest<_>| {
             let busy = Activity::begin(&requests);
             let allowed = secret.as_ref().is_none_or(|secret| is_authorized(secret, &request));
             let mut service = builder.clone().build(methods.clone(), stop.clone());
             if allowed && is_upgrade_request(&request) {
                 requests.upgrade();
+                upgraded.store(true, Ordering::Relaxed);
                 let (closed, held) = (service.on_session_closed(), Arc::clone(&held));
                 tokio::spawn(async move {
                     closed.await;

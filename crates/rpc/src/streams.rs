@@ -1,15 +1,27 @@
 //! Subscriptions from acceptance to end: until the client is gone, is too slow, or its token no longer counts.
 
-use crate::{directory::Directory, error::LcaiError, relay::FrameReader, watch::Watched};
+use crate::{
+    directory::Directory,
+    error::LcaiError,
+    fanout::{Live, Outlet, Pushed},
+    relay::FrameReader,
+    watch::Watched,
+};
 use jsonrpsee::{
-    PendingSubscriptionSink, SendTimeoutError, SubscriptionSink,
+    PendingSubscriptionSink, SendTimeoutError, SubscriptionMessage, SubscriptionSink,
     core::{SubscriptionError, SubscriptionResult},
     types::ErrorObjectOwned,
 };
 use serde_json::value::to_raw_value;
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 use tokio::{
     sync::{Semaphore, watch},
+    task::unconstrained,
     time::{Instant, sleep_until},
 };
 
@@ -76,7 +88,7 @@ impl Streams {
         reader: FrameReader,
         ending: Ending,
     ) -> SubscriptionResult {
-        let sink = pending.accept().await?;
+        let sink = Arc::new(pending.accept().await?);
         tokio::select! {
             done = deliver(reader, &sink, self.patience) => done.map_err(closing),
             error = ending.reached() => Err(closing(error)),
@@ -109,16 +121,28 @@ impl Streams {
     }
 }
 
+/// Hands frames out: at the reader's pace while it is behind, and to a reader that has everything as they come.
 async fn deliver(
     mut reader: FrameReader,
-    sink: &SubscriptionSink,
+    sink: &Arc<SubscriptionSink>,
     patience: Duration,
 ) -> Result<(), LcaiError> {
     let mut delivered = reader.cursor();
+    let mut closed = pin!(sink.closed());
     loop {
+        if let Some(mut following) = reader.follow(Arc::clone(sink) as Arc<dyn Outlet>) {
+            let ended = tokio::select! {
+                ended = following.ended() => ended,
+                () = &mut closed => return Ok(()),
+            };
+            if let Some(cursor) = ended {
+                reader.resume(cursor);
+                delivered = delivered.max(cursor);
+            }
+        }
         let batch = tokio::select! {
             batch = reader.next() => batch?,
-            () = sink.closed() => return Ok(()),
+            () = &mut closed => return Ok(()),
         };
         for live in batch {
             match sink.send_timeout(live.envelope.clone(), patience).await {
@@ -126,6 +150,22 @@ async fn deliver(
                 Err(SendTimeoutError::Closed(_)) => return Ok(()),
                 Err(SendTimeoutError::Timeout(_)) => return Err(reader.cut(delivered)),
             }
+        }
+    }
+}
+
+impl Outlet for SubscriptionSink {
+    fn push(&self, live: &Live) -> Pushed {
+        let id = self.subscription_id();
+        let Ok(message) = SubscriptionMessage::new(self.method_name(), id, &live.envelope) else {
+            return Pushed::Gone;
+        };
+        // Not `try_send`, which wants the sink for itself. Without a budget: it is not this connection's task.
+        let sending = pin!(unconstrained(self.send(message)));
+        match sending.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Pushed::Taken,
+            Poll::Ready(Err(_)) => Pushed::Gone,
+            Poll::Pending => Pushed::Full,
         }
     }
 }

@@ -202,15 +202,15 @@ async fn write(socket: &mut Socket, token: &str, load: Load) -> Vec<u64> {
     while began.elapsed() < lasts {
         pace.tick().await;
         let due = (began.elapsed().as_secs_f64() * load.frames_per_second as f64) as u64;
-        let frames: Vec<Frame> = (next..due.min(next + 256))
-            .map(|n| {
-                let session = n % load.sessions;
-                sent[session as usize] += 1;
-                frame(&signer, session, sent[session as usize] - 1)
-            })
-            .collect();
-        next += frames.len() as u64;
-        if !frames.is_empty() {
+        while next < due {
+            let frames: Vec<Frame> = (next..due.min(next + 256))
+                .map(|n| {
+                    let session = n % load.sessions;
+                    sent[session as usize] += 1;
+                    frame(&signer, session, sent[session as usize] - 1)
+                })
+                .collect();
+            next += frames.len() as u64;
             call(socket, "lcai_submitFrames", json!([token, frames])).await;
         }
     }
