@@ -32,7 +32,7 @@ use lcai_rpc::{
     },
 };
 use lcai_tests::{
-    Network, ask, devnet, fee, funded, leaks::core_dump_limits, open_session, reth::RethNet, run,
+    Network, Operated, ask, devnet, fee, funded, leaks::core_dump_limits, open_session, reth::RethNet, run,
 };
 use serde_json::json;
 use std::{path::Path, sync::Arc, time::Duration};
@@ -82,7 +82,7 @@ fn config() -> DevnetConfig {
     config
 }
 
-async fn story(network: &impl Network) {
+async fn story(network: &impl Operated) {
     let (cheat, honest) = (network.workers()[0], network.workers()[1]);
     let (ann, bob) = (funded(network, 0).await, funded(network, 1).await);
     let (anns, bobs) = (session_with(&ann, cheat).await, session_with(&bob, honest).await);
@@ -172,7 +172,7 @@ async fn resolved(network: &impl Network, user: &User, job: JobId) -> Job {
 
 /// What the disputer's own books say, once it has applied the block: verdict, reasons, evidence, statistics.
 async fn told_to_the_operator(
-    network: &impl Network,
+    network: &impl Operated,
     answer: &Answer,
     worker: Address,
     evidence: &Evidence,
@@ -204,7 +204,7 @@ async fn told_to_the_operator(
     assert_eq!(of.suspected, guilty);
 }
 
-async fn ruled(network: &impl Network, job: JobId, outcome: DisputeOutcome) -> VerdictInfo {
+async fn ruled(network: &impl Operated, job: JobId, outcome: DisputeOutcome) -> VerdictInfo {
     for _ in 0..100 {
         let verdict: VerdictInfo = asked(network, "lcaiOperator_getVerdict", json!([job])).await;
         if verdict.dispute.as_ref().is_some_and(|dispute| dispute.outcome == outcome) {
@@ -216,7 +216,7 @@ async fn ruled(network: &impl Network, job: JobId, outcome: DisputeOutcome) -> V
 }
 
 async fn asked<T: serde::de::DeserializeOwned>(
-    network: &impl Network,
+    network: &impl Operated,
     method: &str,
     params: serde_json::Value,
 ) -> T {

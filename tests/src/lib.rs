@@ -46,6 +46,10 @@ pub trait Network {
     fn workers(&self) -> Vec<Address>;
     /// One of the funded accounts.
     fn user(&self, index: usize) -> PrivateKeySigner;
+}
+
+/// A network whose operator is at hand.
+pub trait Operated: Network {
     /// What the node's operator is told: the whole JSON-RPC answer.
     fn operator(&self, method: &str, params: Value) -> impl Future<Output = Value>;
 }
@@ -66,7 +70,9 @@ impl Network for Devnet {
     fn user(&self, index: usize) -> PrivateKeySigner {
         Self::user(self, index).unwrap().clone()
     }
+}
 
+impl Operated for Devnet {
     async fn operator(&self, method: &str, params: Value) -> Value {
         let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
         let (answer, _) = self.node().operator_module().raw_json_request(&call, 1).await.unwrap();

@@ -1,6 +1,6 @@
 //! The same network over the Reth node: `lcai-reth node --dev` as a process, with the devnet's workers brought to it.
 
-use crate::Network;
+use crate::{Network, Operated};
 use alloy_primitives::{Address, hex};
 use alloy_signer_local::PrivateKeySigner;
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -319,10 +319,6 @@ impl Network for Through<'_> {
     fn user(&self, index: usize) -> PrivateKeySigner {
         self.network.user(index)
     }
-
-    async fn operator(&self, method: &str, params: Value) -> Value {
-        self.network.operator(method, params).await
-    }
 }
 
 /// A Reth node with workers.
@@ -385,7 +381,9 @@ impl Network for RethNet {
     fn user(&self, index: usize) -> PrivateKeySigner {
         self.users[index].clone()
     }
+}
 
+impl Operated for RethNet {
     async fn operator(&self, method: &str, params: Value) -> Value {
         self.node.authenticated().call(method, params).await
     }
