@@ -1,6 +1,6 @@
 //! Our flags beside Reth's, and the file for what is long. A flag wins over the file.
 
-use crate::deployment::AddressBook;
+use crate::{deployment::AddressBook, disputer::DisputerArgs};
 use clap::Args;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -27,9 +27,12 @@ pub struct LcaiArgs {
     /// Key of the account that posts blobs for users: v3 keystore or hex file
     #[arg(id = "lcai-blob-key", long = "lcai.blob-key", value_name = "FILE")]
     pub blob_key: Option<PathBuf>,
-    /// The disputer's P-256 public key, told to users: its keystore (no password needed) or 65 bytes in hex
+    /// The disputer's P-256 key, whose public half users are told: its keystore, or 65 bytes in hex. The disputer opens the keystore with the password, other nodes read the public half without
     #[arg(id = "lcai-disputer-encryption-key", long = "lcai.disputer-encryption-key", value_name = "FILE")]
     pub disputer_encryption_key: Option<PathBuf>,
+    /// The disputer's settings
+    #[command(flatten)]
+    pub disputer: DisputerArgs,
     /// File with the keystores' password [default: LCAI_PASSWORD]
     #[arg(id = "lcai-password-file", long = "lcai.password-file", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
@@ -37,7 +40,12 @@ pub struct LcaiArgs {
     #[arg(id = "lcai-accept-empty-journal", long = "lcai.accept-empty-journal")]
     pub accept_empty_journal: bool,
     /// Node to which sessions, tokens and streams are handed on (ws://HOST:PORT), for a node without a dispatcher key
-    #[arg(id = "lcai-upstream", long = "lcai.upstream", value_name = "URL", conflicts_with = "lcai-dispatcher-key")]
+    #[arg(
+        id = "lcai-upstream",
+        long = "lcai.upstream",
+        value_name = "URL",
+        conflicts_with = "lcai-dispatcher-key"
+    )]
     pub upstream: Option<String>,
     /// Run as plain Reth, without the extensions
     #[arg(id = "lcai-off", long = "lcai.off")]
@@ -54,6 +62,15 @@ struct File {
     keeper_key: Option<PathBuf>,
     blob_key: Option<PathBuf>,
     disputer_encryption_key: Option<PathBuf>,
+    disputer_key: Option<PathBuf>,
+    disputer_blob_key: Option<PathBuf>,
+    gguf: Vec<String>,
+    ollama: Option<String>,
+    embedder: Option<PathBuf>,
+    canary_epoch: Option<u64>,
+    canary_treasury_key: Option<PathBuf>,
+    canary_daily_cap: Option<String>,
+    canary_node: Option<String>,
     password_file: Option<PathBuf>,
     upstream: Option<String>,
     contracts: AddressBook,
@@ -93,6 +110,18 @@ impl Settings {
         fill(&mut args.blob_key, file.blob_key);
         fill(&mut args.disputer_encryption_key, file.disputer_encryption_key);
         fill(&mut args.password_file, file.password_file);
+        let disputer = DisputerArgs {
+            key: file.disputer_key,
+            blob_key: file.disputer_blob_key,
+            gguf: file.gguf,
+            ollama: file.ollama,
+            embedder: file.embedder,
+            canary_epoch: file.canary_epoch,
+            canary_treasury_key: file.canary_treasury_key,
+            canary_daily_cap: file.canary_daily_cap,
+            canary_node: file.canary_node,
+        };
+        args.disputer.fill(disputer, base);
         if args.models.is_empty() {
             args.models = file.models;
         }
@@ -132,6 +161,26 @@ mod tests {
         assert_eq!(settings.args.blob_key, Some(PathBuf::from("mine.json")));
         assert_eq!(settings.args.models, ["llama3-8b"]);
         assert!(settings.contracts.canary_ledger.is_some());
+    }
+
+    #[test]
+    fn the_disputers_settings_come_from_the_file_too() {
+        let (dir, path) = write(
+            "disputer-key = \"d.json\"\ndisputer-blob-key = \"b.json\"\ngguf = [\"m=models/m.gguf\"]\n\
+             ollama = \"http://127.0.0.1:11434\"\ncanary-epoch = 600\ncanary-daily-cap = \"250\"\n",
+        );
+        let load = |disputer| {
+            let args = LcaiArgs { config: Some(path.clone()), disputer, ..LcaiArgs::default() };
+            Settings::load(args).unwrap().args.disputer
+        };
+        let disputer = load(DisputerArgs::default());
+        assert_eq!(disputer.key, Some(dir.path().join("d.json")));
+        assert_eq!(disputer.gguf, [format!("m={}", dir.path().join("models/m.gguf").display())]);
+        assert_eq!((disputer.canary_epoch, disputer.canary_daily_cap.as_deref()), (Some(600), Some("250")));
+        // A flag for the models is the whole choice.
+        let flag = DisputerArgs { gguf: vec!["n=n.gguf".into()], ..DisputerArgs::default() };
+        let disputer = load(flag);
+        assert_eq!((disputer.gguf.as_slice(), disputer.ollama), (["n=n.gguf".to_owned()].as_slice(), None));
     }
 
     #[test]

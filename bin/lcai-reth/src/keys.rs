@@ -2,7 +2,7 @@
 
 use alloy_primitives::{Bytes, hex};
 use alloy_signer_local::PrivateKeySigner;
-use lcai_crypto::keystore;
+use lcai_crypto::{EncryptionSecret, keystore};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -35,6 +35,14 @@ pub enum KeyError {
         role: &'static str,
         /// Why; names the file.
         source: keystore::KeystoreError,
+    },
+    /// A public key where the private half is needed.
+    #[error("the {role} key {}: expected a P-256 keystore, from which the private half can be opened", path.display())]
+    NoPrivateHalf {
+        /// What the key is for.
+        role: &'static str,
+        /// The file.
+        path: PathBuf,
     },
     /// The file holds neither.
     #[error("the {role} key {}: expected an Ethereum v3 keystore or 32 bytes in hex", path.display())]
@@ -79,6 +87,22 @@ pub fn encryption_public(role: &'static str, path: &Path) -> Result<Bytes, KeyEr
     }
 }
 
+/// An encryption key (P-256) with its private half, from its keystore. Takes as long as [`account`].
+///
+/// # Errors
+/// As [`KeyError`] says.
+pub fn encryption_secret(
+    role: &'static str,
+    path: &Path,
+    password: Option<&str>,
+) -> Result<EncryptionSecret, KeyError> {
+    if !read(role, path)?.trim_start().starts_with('{') {
+        return Err(KeyError::NoPrivateHalf { role, path: path.to_owned() });
+    }
+    let password = password.ok_or_else(|| KeyError::NoPassword { role, path: path.to_owned() })?;
+    keystore::read_encryption(path, password).map_err(|source| KeyError::Keystore { role, source })
+}
+
 /// The keystores' password: from its file, else from `LCAI_PASSWORD`.
 ///
 /// # Errors
@@ -121,6 +145,27 @@ mod tests {
         let error = account("keeper", &store, Some("wrong")).unwrap_err().to_string();
         assert!(error.contains("keeper") && error.contains("store.json"), "{error}");
         assert!(!error.contains("wrong\""), "{error}");
+    }
+
+    #[test]
+    fn an_encryption_keys_halves_are_read_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let secret = EncryptionSecret::random();
+        let public = secret.public().to_sec1();
+        let (store, plain) = (dir.path().join("p256.json"), dir.path().join("p256.hex"));
+        keystore::write_encryption(&store, &secret, "secret", KdfCost::Light).unwrap();
+        std::fs::write(&plain, hex::encode(public)).unwrap();
+        for file in [&store, &plain] {
+            assert_eq!(encryption_public("escrow", file).unwrap().as_ref(), public);
+        }
+        let opened = encryption_secret("escrow", &store, Some("secret")).unwrap();
+        assert_eq!(opened.public().to_sec1(), public);
+        assert!(matches!(encryption_secret("escrow", &store, None), Err(KeyError::NoPassword { .. })));
+        assert!(matches!(encryption_secret("escrow", &store, Some("x")), Err(KeyError::Keystore { .. })));
+        assert!(matches!(
+            encryption_secret("escrow", &plain, Some("secret")),
+            Err(KeyError::NoPrivateHalf { .. })
+        ));
     }
 
     #[test]

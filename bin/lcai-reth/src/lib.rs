@@ -3,7 +3,7 @@
 //!
 //! - [`client`] is the chain and the pool of this process as a host; [`notifier`] follows it.
 //! - [`exex`] is the one extension Reth sees; [`node`] assembles everything behind it.
-//! - [`chain`], [`deployment`], [`args`], [`keys`], [`pruning`] are what an operator sets.
+//! - [`chain`], [`deployment`], [`args`], [`disputer`], [`keys`], [`pruning`] are what an operator sets.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unused_crate_dependencies))]
 
@@ -12,6 +12,7 @@ mod blobs;
 pub mod chain;
 pub mod client;
 pub mod deployment;
+pub mod disputer;
 mod evm;
 pub mod exex;
 pub mod keys;

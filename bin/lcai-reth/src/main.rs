@@ -5,6 +5,10 @@ static ALLOC: reth_cli_util::allocator::Allocator = reth_cli_util::allocator::ne
 
 fn main() -> std::process::ExitCode {
     reth_cli_util::sigsegv_handler::install();
+    if let Err(error) = lcai_crypto::forbid_core_dumps() {
+        report(&eyre::eyre!("core dumps cannot be turned off: {error}"));
+        return std::process::ExitCode::FAILURE;
+    }
     match lcai_reth::run::main() {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {

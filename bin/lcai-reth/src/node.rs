@@ -17,7 +17,7 @@ use lcai_genesis::{
     dev::{DEV_MODEL, Role},
 };
 use lcai_host::{BlockRef, HostClient, WalkConfig};
-use lcai_node::{Node, NodeConfig};
+use lcai_node::{DisputerRole, Node, NodeConfig};
 use lcai_primitives::contracts::Deployment;
 use parking_lot::Mutex;
 use reth_chainspec::{ChainSpec, EthChainSpec, EthereumHardfork, EthereumHardforks, ForkCondition};
@@ -50,9 +50,10 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Whether the public keys of the development chain stand in for keys that were not given.
-    const fn uses_dev_keys(&self, chain_id: u64) -> bool {
-        self.dev && chain_id == DEFAULT_CHAIN_ID
+    /// Whether the public keys of the development chain stand in for keys that were not given. A node before another one
+    /// stands in for none of its roles.
+    pub(crate) const fn uses_dev_keys(&self, chain_id: u64) -> bool {
+        self.dev && chain_id == DEFAULT_CHAIN_ID && self.settings.args.upstream.is_none()
     }
 }
 
@@ -113,7 +114,8 @@ where
     let chain = client.provider().chain_spec();
     let deployment = launch.settings.contracts.resolve(&client).await?;
     let (receipts_filtered, poll_interval) = (launch.receipts_filtered, launch.poll_interval);
-    let config = config(launch, deployment, &chain, datadir).await?;
+    let disputer = disputer(&launch, deployment.chain_id, &datadir).await?;
+    let config = config(launch, deployment, &chain, datadir, disputer.as_ref()).await?;
     let tip = feed_tip(&config.data_dir, &config)?;
     pruning::refuse_gap(client.provider(), tip, receipts_filtered)?;
     tokio::task::spawn_blocking(lcai_blob::warm).await?;
@@ -123,8 +125,23 @@ where
     let client = Arc::new(client);
     let notifier = RethNotifier::new(client.clone(), Arc::new(config.plan()), walk, link);
     tracing::info!(target: "lcai", datadir = %config.data_dir.display(), job_registry = %config.deployment.job_registry,
-        dispatcher = config.dispatcher.is_some(), keeper = config.keeper.is_some(), "extensions start");
-    Node::start(config, client as Arc<dyn HostClient>, Box::new(notifier)).await
+        dispatcher = config.dispatcher.is_some(), keeper = config.keeper.is_some(), disputer = disputer.is_some(), "extensions start");
+    let disputer = disputer.map(|(role, _)| role);
+    Node::start_with(config, client as Arc<dyn HostClient>, Box::new(notifier), disputer).await
+}
+
+/// The disputer's role and the names of its models, where the settings ask for one.
+async fn disputer(
+    launch: &Launch,
+    chain_id: u64,
+    datadir: &Path,
+) -> eyre::Result<Option<(DisputerRole, Vec<String>)>> {
+    let args = &launch.settings.args;
+    let (encryption_key, dev) = (args.disputer_encryption_key.as_deref(), launch.uses_dev_keys(chain_id));
+    let Some(settings) = args.disputer.check(encryption_key, &args.models, dev)? else { return Ok(None) };
+    let models = settings.models.names();
+    let role = settings.open(datadir.to_owned(), args.password_file.clone()).await?;
+    Ok(Some((role, models)))
 }
 
 async fn config(
@@ -132,8 +149,10 @@ async fn config(
     deployment: Deployment,
     chain: &ChainSpec,
     data_dir: PathBuf,
+    disputer: Option<&(DisputerRole, Vec<String>)>,
 ) -> eyre::Result<NodeConfig> {
-    let dev = launch.uses_dev_keys(deployment.chain_id);
+    let dev_keys = launch.uses_dev_keys(deployment.chain_id);
+    let dev = launch.dev && deployment.chain_id == DEFAULT_CHAIN_ID;
     let args = launch.settings.args;
     let osaka_time = match chain.ethereum_fork_activation(EthereumHardfork::Osaka) {
         ForkCondition::Timestamp(time) => Some(time),
@@ -143,8 +162,11 @@ async fn config(
     if dev && models.is_empty() {
         models.push(DEV_MODEL.to_owned());
     }
-    // A node before another one stands in for none of its roles.
-    let dev_keys = dev && args.upstream.is_none();
+    for name in disputer.iter().flat_map(|(_, names)| names) {
+        if !models.contains(name) {
+            models.push(name.clone());
+        }
+    }
     let (password_file, files) = (
         args.password_file,
         [
@@ -157,14 +179,18 @@ async fn config(
     let keys = tokio::task::spawn_blocking(move || {
         let password = keys::password(password_file.as_deref())?;
         let password = password.as_ref().map(|password| password.as_str());
-        files.into_iter().map(|(name, file, role)| key(name, file.as_deref(), role, dev_keys, password)).collect()
+        files
+            .into_iter()
+            .map(|(name, file, role)| key(name, file.as_deref(), role, dev_keys, password))
+            .collect()
     });
     let keys: eyre::Result<Vec<Option<PrivateKeySigner>>> = keys.await?;
     let [dispatcher, keeper, blob_key] =
         <[_; 3]>::try_from(keys?).map_err(|_| eyre::eyre!("three keys are read, so three come back"))?;
-    let disputer_encryption_key = match args.disputer_encryption_key {
-        Some(file) => keys::encryption_public("disputer's encryption", &file)?,
-        None => Bytes::new(),
+    let disputer_encryption_key = match (disputer, args.disputer_encryption_key) {
+        (Some((role, _)), _) => Bytes::copy_from_slice(&role.escrow.public().to_sec1()),
+        (None, Some(file)) => keys::encryption_public("disputer's encryption", &file)?,
+        (None, None) => Bytes::new(),
     };
     Ok(NodeConfig {
         deployment,

@@ -3,6 +3,7 @@
 use crate::{
     args::{LcaiArgs, Settings},
     chain::LcaiChainSpecParser,
+    disputer::Canaries,
     exex::{self, EXEX_ID},
     node::{self, Assembled, Launch},
     pruning,
@@ -10,7 +11,7 @@ use crate::{
 use clap::Parser;
 use lcai_genesis::addresses;
 use reth::cli::Cli;
-use reth_chainspec::ChainSpec;
+use reth_chainspec::{ChainSpec, EthChainSpec};
 use reth_db::DatabaseEnv;
 use reth_node_builder::{NodeBuilder, WithLaunchContext};
 use reth_node_ethereum::EthereumNode;
@@ -44,15 +45,13 @@ async fn launch(
     let config = builder.config_mut();
     let watched = known_contracts(&settings);
     let receipts_filtered = pruning::keep_our_receipts(&mut config.pruning, &watched);
-    let launch = Launch {
-        settings,
-        dev: config.dev.dev,
-        receipts_filtered,
-        poll_interval: Some(node::POLL_INTERVAL),
-    };
+    let launch =
+        Launch { settings, dev: config.dev.dev, receipts_filtered, poll_interval: Some(node::POLL_INTERVAL) };
+    let (chain_id, serves_ws) = (config.chain.chain().id(), config.rpc.ws);
+    let canaries = canaries(&launch, chain_id, serves_ws).await?;
 
     let assembled = Assembled::default();
-    let (for_rpc, for_exex) = (assembled.clone(), assembled);
+    let (for_rpc, for_exex) = (assembled.clone(), assembled.clone());
     let handle = builder
         .node(EthereumNode::default())
         .install_exex(EXEX_ID, move |ctx| node::extension(ctx, launch, for_exex))
@@ -67,7 +66,24 @@ async fn launch(
         })
         .launch_with_debug_capabilities()
         .await?;
+    if let Some(canaries) = canaries {
+        let role = canaries.role(handle.node.rpc_server_handle().ws_url())?;
+        if let Some(node) = assembled.lock().as_ref() {
+            node.start_canaries(role)?;
+        }
+    }
     handle.wait_for_node_exit().await
+}
+
+/// The canaries that the settings ask for. Looks at all of the disputer's settings before anything is opened or started.
+async fn canaries(launch: &Launch, chain_id: u64, serves_ws: bool) -> eyre::Result<Option<Canaries>> {
+    let args = &launch.settings.args;
+    let (encryption_key, dev) = (args.disputer_encryption_key.as_deref(), launch.uses_dev_keys(chain_id));
+    let settings = args.disputer.check(encryption_key, &args.models, dev)?;
+    match settings.and_then(|settings| settings.canaries) {
+        Some(canaries) => Ok(Some(canaries.open(args.password_file.clone(), serves_ws).await?)),
+        None => Ok(None),
+    }
 }
 
 /// The addresses to keep receipts of, before the chain can be asked.
