@@ -147,7 +147,10 @@ impl Devnet {
         let mut module = RpcModule::new(());
         module.merge(chain.rpc_module()?)?;
         module.merge(node.module())?;
-        let server = serve(module, config.listen, local_limits()).await?;
+        let listen = config.listen;
+        let server = serve(module, listen, local_limits()).await;
+        let server =
+            server.map_err(|e| eyre::eyre!("cannot listen on {listen}: {e}; give --listen another"))?;
         let url = format!("ws://{}", server.local_addr());
 
         let mut devnet = Self {
