@@ -210,3 +210,20 @@ fn statistics(core: &DisputerCore) -> Vec<WorkerStatistics> {
     };
     records.into_iter().map(of).collect()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_without_a_disputer_says_so() {
+        let methods = [("getVerdict", "[\"0x1\"]"), ("getEvidence", "[1]"), ("getWorkerStatistics", "[]")];
+        for (method, params) in methods {
+            let call =
+                format!(r#"{{"jsonrpc":"2.0","id":1,"method":"lcaiOperator_{method}","params":{params}}}"#);
+            let (answer, _) = module(None).raw_json_request(&call, 1).await.unwrap();
+            assert!(answer.get().contains("-39008"), "{method}: {answer}");
+        }
+    }
+}
