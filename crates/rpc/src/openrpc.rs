@@ -1,4 +1,4 @@
-//! The namespaces' OpenRPC documents: made from the text of [`crate::api`], [`crate::operator`] and [`crate::types`] by
+//! The namespaces' OpenRPC documents: made from the text of [`crate::api`], `operator.rs` and [`crate::types`] by
 //! `tests/openrpc`, which fails when a committed one is stale, and served by `rpc.discover` where the namespace is.
 
 use crate::error::LcaiError;
