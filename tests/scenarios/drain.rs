@@ -58,15 +58,18 @@ fn a_worker_drains_leaves_and_returns() {
 async fn drains_to_its_end(scene: &Scene, worker: &Arc<WorkerHandle>) {
     let user = &scene.user;
     let (kept, closed) = (session_with(user, scene.me()).await, session_with(user, scene.me()).await);
-    let drain = async {
-        until("a job is open", async || worker.status().open_jobs == 1).await;
-        let worker = Arc::clone(worker);
-        let draining = tokio::spawn(async move { worker.drain().await });
-        until("the directory has it", async || scene.info().await.is_some_and(|w| w.state == "draining"))
-            .await;
-        draining
-    };
-    let ((answer, _), draining) = tokio::join!(ask(user, &kept, "What is the capital of France?"), drain);
+    let drained = Arc::clone(worker);
+    let draining = tokio::spawn(async move {
+        // As soon as a job is open.
+        while drained.status().open_jobs == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        drained.drain().await;
+    });
+    let noticed = until("the directory has it", async || {
+        scene.info().await.is_some_and(|worker| worker.state == "draining")
+    });
+    let ((answer, _), ()) = tokio::join!(ask(user, &kept, "What is the capital of France?"), noticed);
     assert!(answer.text.contains("Paris"), "the open job is answered: {}", answer.text);
     assert_eq!(answer.receipt.job.worker, scene.me());
 
