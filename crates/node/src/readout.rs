@@ -176,7 +176,7 @@ type Canaries = [u64; 4];
 
 fn statistics(core: &DisputerCore) -> Vec<WorkerStatistics> {
     let mut canaries: BTreeMap<Address, Canaries> = BTreeMap::new();
-    for row in core.canaries().filter_map(|(_, job)| core.job(job)) {
+    for row in core.canary_jobs() {
         let convicted = |dispute: &DisputeRow| matches!(dispute.outcome, Some(Outcome::Guilty(_)));
         let happened =
             [true, row.answer.is_some(), row.dispute.is_some(), row.dispute.as_ref().is_some_and(convicted)];

@@ -5,7 +5,7 @@ use super::{DisputerCore, action};
 use crate::{
     canary::{Standing, Tested},
     plan::decode,
-    records::{EpochRow, Revealed, Suspension},
+    records::{EpochRow, JobRow, Revealed, Suspension},
 };
 use alloy_primitives::{Address, B256, Keccak256};
 use lcai_host::{CoreError, EffectDepth, Effects, FeedBlock, FeedLog, OnRepeat};
@@ -64,9 +64,11 @@ impl DisputerCore {
         self.canaries.range(range).map(|((_, job), _)| *job).collect()
     }
 
-    /// All our canaries that are still held, with the epochs of their accounts.
-    pub fn canaries(&self) -> impl Iterator<Item = (u64, JobId)> {
-        self.canaries.iter().map(|(key, _)| *key)
+    /// The jobs of our canaries that are still held, answered or not.
+    pub fn canary_jobs(&self) -> impl Iterator<Item = &JobRow> {
+        let session = |row: &JobRow| self.sessions.get(&row.subject.session_id);
+        let ours = move |row: &JobRow| session(row).is_some_and(|s| self.is_canary_account(s.user));
+        self.jobs.iter().map(|(_, row)| row).filter(move |row| ours(row))
     }
 
     /// How users ask, for canaries to do alike: jobs of each session, and the seconds between two jobs of one. Of our own

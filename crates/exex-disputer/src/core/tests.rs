@@ -532,6 +532,8 @@ fn a_canary_is_judged_and_filed_and_a_users_job_is_not() {
     let (canary, user) = (world.open_for(CANARY, b"key"), world.open(b"key"));
     let (tested, asked) = (world.submit(canary), world.submit(user));
     apply(&mut core, &world.block(1));
+    let ours: Vec<JobId> = core.canary_jobs().map(|row| row.subject.job_id).collect();
+    assert_eq!((ours.as_slice(), core.canaries_of(10).len()), ([JobId(tested)].as_slice(), 0));
     world.complete(tested);
     world.complete(asked);
     let completed_at = world.time;
