@@ -14,13 +14,15 @@
     clippy::indexing_slicing
 )]
 
+use async_trait::async_trait;
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use lcai_exex_disputer::{ByteEquality, Pair, Rung, Score, Similarity, TokenPrefix};
 use lcai_inference::{
-    Backend, EmbeddedBackend, EmbeddedModel, GenerateOptions, GenerateRequest, InferenceError, MiniLm,
-    isa_class,
+    Backend, EmbeddedBackend, EmbeddedModel, Embedder, EmbedderDescription, GenerateOptions, GenerateRequest,
+    InferenceError, MiniLm, isa_class,
 };
 use lcai_primitives::prompt::ChatInput;
+use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
     fmt::Write,
@@ -30,6 +32,7 @@ use std::{
     sync::Arc,
 };
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 /// AIConfig's defaults, basis points: disputes of users, and canaries.
 const THRESHOLDS: [(&str, u16); 2] = [("dispute", 8_500), ("canary", 9_000)];
@@ -175,6 +178,30 @@ async fn run(limit: usize, minilm: Option<PathBuf>) {
     println!("{summary}");
 }
 
+/// An embedder that reads each text once: the model's own answer is compared with every worker's.
+struct Once(MiniLm, Mutex<BTreeMap<String, Vec<f32>>>);
+
+#[async_trait]
+impl Embedder for Once {
+    async fn description(&self) -> Result<EmbedderDescription, InferenceError> {
+        self.0.description().await
+    }
+
+    async fn embed(&self, texts: Vec<Zeroizing<String>>) -> Result<Vec<Vec<f32>>, InferenceError> {
+        let mut vectors = Vec::with_capacity(texts.len());
+        for text in texts {
+            let known = self.1.lock().get(text.as_str()).cloned();
+            let vector = match known {
+                Some(vector) => vector,
+                None => self.0.embed(vec![text.clone()]).await?.remove(0),
+            };
+            self.1.lock().insert(text.to_string(), vector.clone());
+            vectors.push(vector);
+        }
+        Ok(vectors)
+    }
+}
+
 /// For each worker and prompt the score of each rung.
 type Table = Vec<Vec<Vec<Score>>>;
 
@@ -183,7 +210,8 @@ async fn scores(model: &Path, minilm: Option<&Path>, own: &[String], said: &[Vec
     let backend = Arc::new(EmbeddedBackend::load(&[model], 1).expect("the model loads"));
     let mut rungs: Vec<Box<dyn Rung>> = vec![Box::new(ByteEquality), Box::new(TokenPrefix::new(backend))];
     if let Some(directory) = minilm {
-        rungs.push(Box::new(Similarity::new(Arc::new(MiniLm::load(directory).expect("the embedder loads")))));
+        let embedder = MiniLm::load(directory).expect("the embedder loads");
+        rungs.push(Box::new(Similarity::new(Arc::new(Once(embedder, Mutex::default())))));
     }
     // Many pairs are the same texts again.
     let mut known: BTreeMap<(&str, &str), Vec<Score>> = BTreeMap::new();
