@@ -62,6 +62,7 @@ pub struct AskArgs {
 
 /// Runs `lcai ask`.
 pub async fn run(args: AskArgs) -> eyre::Result<()> {
+    // Before a key is asked for, which may not be there.
     check_scheme(&args.rpc)?;
     let prompt = read_prompt(args.prompt.as_deref())?;
     let signer = args.key.signer(&args.rpc)?;
@@ -130,6 +131,7 @@ impl Asking<'_> {
             let (size, limit) = (prompt.len(), lcai_client::MAX_PROMPT_BYTES);
             return Err(ClientError::PromptTooLarge { size, limit }.into());
         }
+        check_scheme(&self.args.rpc)?;
         let node =
             self.progress.step("connected", Connection::open(&self.args.rpc, self.args.chain_id)).await?;
         let genesis = genesis_hash(&node).await?;
