@@ -127,37 +127,6 @@ fn a_node_without_the_dispatchers_key_serves_applications_all_the_same() {
 
 #[test]
 #[ignore = "needs LCAI_RETH, the lcai-reth binary"]
-fn a_full_node_makes_a_lost_journal_again() {
-    run(async {
-        // With `--full` the log filter is on: receipts are elsewhere in Reth, and from 10,064 blocks below the head only
-        // those of our contracts are left.
-        let mut network = RethNet::start_with(&DevnetConfig::default(), &["--full"]).await;
-        let user = funded(&network, 0).await;
-        let session = open_session(&user).await;
-        let (answer, _) = ask(&user, &session, "What is the capital of France?").await;
-        let (job, ours) = (answer.receipt.job.id, answer.receipt.job.transactions.submit);
-        network.node.terminate();
-
-        std::fs::remove_dir_all(network.node.directory().join("data/lcai")).unwrap();
-        network.node.add_flag("--lcai.accept-empty-journal");
-        network.node.restart().await;
-        let connection = Connection::open(&network.node.url(), None).await.unwrap();
-        let mut found = None;
-        for _ in 0..100 {
-            found = connection.rpc().get_job(job).await.ok().flatten();
-            if found.is_some() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        let found = found.expect("the job is read from the chain again");
-        assert_eq!(found.transactions.submit, ours);
-        network.stop().await;
-    });
-}
-
-#[test]
-#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
 fn a_node_that_pruned_what_its_journal_needs_says_so() {
     run(async {
         let mut config = DevnetConfig { block_time: Duration::from_millis(250), ..DevnetConfig::default() };

@@ -184,11 +184,6 @@ impl RethNode {
         None
     }
 
-    /// Gives it a flag more from its next start on.
-    pub fn add_flag(&mut self, flag: &str) {
-        self.flags.push(flag.to_owned());
-    }
-
     /// Starts the node where it stopped, and waits until it answers.
     pub async fn restart(&mut self) {
         let log = std::fs::OpenOptions::new()
