@@ -791,6 +791,7 @@ async fn a_node_of_another_network_is_not_asked() {
     let elsewhere = lcai_primitives::contracts::Deployment { chain_id: 1, ..deployment() };
     let url = format!("ws://{}", dispatcher.handle.local_addr());
     let mut module = RpcModule::new(());
+    module.merge(dispatcher.module.clone()).unwrap();
     Upstream::new(&url, elsewhere).unwrap().take_over(&mut module).unwrap();
     let before = serve(module, "127.0.0.1:0".parse().unwrap(), ServerLimits::default()).await.unwrap();
     let http = HttpClientBuilder::default().build(format!("http://{}", before.local_addr())).unwrap();

@@ -90,14 +90,14 @@ impl Upstream {
     /// Replaces in `module` what is handed on.
     ///
     /// # Errors
-    /// Never with a module that serves each name once.
+    /// When the module lacks one of these methods: it is called otherwise there.
     pub fn take_over(&self, module: &mut RpcModule<()>) -> Result<(), RegisterMethodError> {
-        for method in CALLS {
-            module.remove_method(method);
-        }
-        for (subscribe, _, unsubscribe) in SUBSCRIPTIONS {
-            module.remove_method(subscribe);
-            module.remove_method(unsubscribe);
+        let subscriptions =
+            SUBSCRIPTIONS.iter().flat_map(|(subscribe, _, unsubscribe)| [*subscribe, *unsubscribe]);
+        for method in CALLS.into_iter().chain(subscriptions) {
+            module
+                .remove_method(method)
+                .ok_or_else(|| RegisterMethodError::MethodNotFound(method.to_owned()))?;
         }
         module.merge(self.module()?)
     }
