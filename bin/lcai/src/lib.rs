@@ -9,6 +9,7 @@ pub mod devnet;
 pub mod exit;
 pub mod keys;
 pub mod logging;
+pub mod models;
 pub mod progress;
 pub mod verify;
 pub mod verify_draw;

@@ -1,10 +1,10 @@
 //! `lcai verify`: whoever holds a session's key repeats the disputer's verdict from chain data.
 
 use crate::{
-    ask::{DEFAULT_MODEL, DEFAULT_RPC, default_sessions, genesis_hash},
+    ask::{DEFAULT_RPC, default_sessions, genesis_hash},
     exit::UsageError,
     keys::AccountKey,
-    worker::open_backend,
+    models::ModelArgs,
 };
 use alloy_primitives::B256;
 use alloy_sol_types::SolCall;
@@ -15,6 +15,7 @@ use lcai_client::{ClientError, Connection, SessionStore};
 use lcai_crypto::{EncryptionSecret, SessionKey};
 use lcai_exex_disputer::{AnswerRow, Case, Evidence, Ladder, PriorRef, Reexecution, ReexecutionParts};
 use lcai_host::Call;
+use lcai_node::REORG_DEPTH;
 use lcai_primitives::{
     contracts::{Job, JobRegistry},
     ids::{JobId, Subject},
@@ -24,9 +25,6 @@ use lcai_rpc::{
     types::{JobInfo, SessionInfo},
 };
 use std::{fmt, io::Write, path::PathBuf, sync::Arc};
-
-/// Blocks that a reorg may go back; answers to any history within this reach count.
-const REORG_DEPTH: u64 = 64;
 
 /// Flags of `lcai verify`.
 #[derive(Debug, Clone, Args)]
@@ -43,15 +41,9 @@ pub struct VerifyArgs {
     /// Where sessions are kept [default: the user's data directory]
     #[arg(long, value_name = "DIR")]
     pub sessions: Option<PathBuf>,
-    /// Repeat with a model file in this process: NAME=FILE.gguf
-    #[arg(long, value_name = "NAME=FILE", conflicts_with = "ollama")]
-    pub gguf: Vec<String>,
-    /// Repeat through Ollama at this address
-    #[arg(long, value_name = "URL")]
-    pub ollama: Option<String>,
-    /// Name of the model served through Ollama
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_MODEL)]
-    pub model: Vec<String>,
+    /// The model to repeat the job with
+    #[command(flatten)]
+    pub models: ModelArgs,
     /// Least score (basis points) of an answer that counts as the model's [default: AIConfig's]
     #[arg(long, value_name = "BPS")]
     pub threshold: Option<u16>,
@@ -85,7 +77,7 @@ impl BlobSource for NodeBlobs {
 pub async fn run(args: VerifyArgs) -> eyre::Result<()> {
     let node = Connection::open(&args.rpc, None).await?;
     let key = session_key(&args, &node).await?;
-    let (backend, models) = open_backend(args.ollama.as_deref(), &args.gguf, &args.model).await?;
+    let (backend, models) = args.models.open().await?;
     let (repeated, posted) = verify(&node, args.job, key, backend, models, args.threshold).await?;
     let out = serde_json::json!({ "verdict": repeated, "onChain": posted });
     let mut stdout = std::io::stdout().lock();

@@ -1,9 +1,10 @@
 //! `lcai worker`.
 
 use crate::{
-    ask::{DEFAULT_MODEL, DEFAULT_RPC},
+    ask::DEFAULT_RPC,
     exit::{KeyError, UsageError},
     keys::password,
+    models::ModelArgs,
     progress::Progress,
 };
 use alloy_primitives::{
@@ -14,12 +15,8 @@ use alloy_signer_local::PrivateKeySigner;
 use clap::{Args, Subcommand};
 use lcai_client::Connection;
 use lcai_crypto::keystore;
-use lcai_inference::{Backend, ModelSource, ModelSourceError};
 use lcai_sidecar::{Worker, WorkerConfig, WorkerKeys, deregister, register_worker, reinstate, top_up};
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 /// `lcai worker`.
 #[derive(Debug, Subcommand)]
@@ -87,15 +84,9 @@ pub struct WorkerArgs {
     /// Where the worker keeps its journal; one directory per worker
     #[arg(long, value_name = "DIR")]
     pub data_dir: PathBuf,
-    /// Serve a model through this process: NAME=FILE.gguf; may be repeated
-    #[arg(long, value_name = "NAME=FILE", conflicts_with = "ollama")]
-    pub gguf: Vec<String>,
-    /// Serve models through Ollama at this address
-    #[arg(long, value_name = "URL")]
-    pub ollama: Option<String>,
-    /// Names of the models served through Ollama; may be repeated
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_MODEL)]
-    pub model: Vec<String>,
+    /// The models it serves
+    #[command(flatten)]
+    pub models: ModelArgs,
     /// Stake at registration, LCAI [default: the network's minimum]
     #[arg(long, value_name = "LCAI")]
     pub stake: Option<String>,
@@ -160,7 +151,7 @@ async fn run_worker(args: WorkerArgs) -> eyre::Result<()> {
     let progress = Progress::new(false);
     let stake = args.stake.as_deref().map(|text| parse_amount("--stake", text)).transpose()?;
     let keys = read_keys(&args)?;
-    let (backend, models) = open_backend(args.ollama.as_deref(), &args.gguf, &args.model).await?;
+    let (backend, models) = args.models.open().await?;
     let node = progress.step("connected", Connection::open(&args.rpc, args.chain_id)).await?;
     let deployment = node.network().deployment;
     let public = keys.encryption.public().to_sec1();
@@ -222,20 +213,4 @@ fn read_keys(args: &WorkerArgs) -> Result<WorkerKeys, KeyError> {
         return Err(KeyError("--keystore and --blob-keystore hold the same account; two are needed".into()));
     }
     Ok(keys)
-}
-
-/// The models behind `--ollama URL --model NAME` or `--gguf NAME=FILE`, and their names.
-pub(crate) async fn open_backend(
-    ollama: Option<&str>,
-    gguf: &[String],
-    names: &[String],
-) -> eyre::Result<(Arc<dyn Backend>, Vec<String>)> {
-    let source = ModelSource::new(ollama, gguf, names).map_err(|error| match error {
-        ModelSourceError::Malformed(_) => UsageError(format!("--gguf {error}")),
-        other => {
-            UsageError(format!("no model: {other}; give --gguf NAME=FILE, or --ollama URL and --model NAME"))
-        }
-    })?;
-    let names = source.names();
-    Ok((source.open(1).await?, names))
 }
