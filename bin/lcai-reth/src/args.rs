@@ -47,6 +47,9 @@ pub struct LcaiArgs {
         conflicts_with = "lcai-dispatcher-key"
     )]
     pub upstream: Option<String>,
+    /// Beacon API (http://HOST:PORT) in which blobs are looked for that this node does not have; can be repeated, asked in order
+    #[arg(id = "lcai-beacon", long = "lcai.beacon", value_name = "URL")]
+    pub beacons: Vec<String>,
     /// Run as plain Reth, without the extensions
     #[arg(id = "lcai-off", long = "lcai.off")]
     pub off: bool,
@@ -73,6 +76,8 @@ struct File {
     canary_node: Option<String>,
     password_file: Option<PathBuf>,
     upstream: Option<String>,
+    #[serde(rename = "beacon")]
+    beacons: Vec<String>,
     contracts: AddressBook,
 }
 
@@ -125,6 +130,9 @@ impl Settings {
         if args.models.is_empty() {
             args.models = file.models;
         }
+        if args.beacons.is_empty() {
+            args.beacons = file.beacons;
+        }
         args.upstream = args.upstream.or(file.upstream);
         eyre::ensure!(
             args.upstream.is_none() || args.dispatcher_key.is_none(),
@@ -149,7 +157,7 @@ mod tests {
     fn flags_win_and_paths_count_from_the_file() {
         let (dir, path) = write(
             "keeper-key = \"keeper.json\"\nblob-key = \"/keys/blob.json\"\nmodels = [\"llama3-8b\"]\n\
-             [contracts]\ncanary-ledger = \"0x000000000000000000000000000000001ca10008\"\n",
+             beacon = [\"http://127.0.0.1:3500\"]\n[contracts]\ncanary-ledger = \"0x000000000000000000000000000000001ca10008\"\n",
         );
         let args = LcaiArgs {
             config: Some(path),
@@ -160,6 +168,7 @@ mod tests {
         assert_eq!(settings.args.keeper_key, Some(dir.path().join("keeper.json")));
         assert_eq!(settings.args.blob_key, Some(PathBuf::from("mine.json")));
         assert_eq!(settings.args.models, ["llama3-8b"]);
+        assert_eq!(settings.args.beacons, ["http://127.0.0.1:3500"]);
         assert!(settings.contracts.canary_ledger.is_some());
     }
 

@@ -204,6 +204,7 @@ async fn config(
         osaka_time,
         accept_empty_journal: args.accept_empty_journal,
         upstream: args.upstream,
+        beacons: args.beacons,
     })
 }
 

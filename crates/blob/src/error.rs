@@ -35,6 +35,20 @@ pub enum BlobError {
         /// What each failing place said.
         failures: Vec<String>,
     },
+    /// The chain carries the blob, and nobody has to keep its bytes any more: there is nothing wrong with it.
+    #[error(
+        "blob {versioned_hash} is gone: it was in slot {slot}, and {source_name} keeps blobs for {retention} epochs"
+    )]
+    Gone {
+        /// The versioned hash asked for.
+        versioned_hash: B256,
+        /// Who dropped it.
+        source_name: String,
+        /// The slot of its block.
+        slot: u64,
+        /// Epochs for which consensus clients keep blobs.
+        retention: u64,
+    },
     /// The store is full of blobs that must be kept longer.
     #[error(
         "the blob store holds {used} of {limit} bytes, all to be kept longer than this blob of {size} bytes"

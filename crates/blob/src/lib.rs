@@ -1,6 +1,7 @@
 //! Blob codec, KZG commitments, sidecars, and the places blobs are read from and kept.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod beacon;
 pub mod codec;
 pub mod error;
 pub mod keeper;
@@ -13,6 +14,7 @@ pub use alloy_eips::{
     eip4844::{Blob, Bytes48},
     eip7594::BlobTransactionSidecarVariant,
 };
+pub use beacon::{BeaconLocation, BeaconSource, Locate};
 pub use codec::{CodecError, MAX_PAYLOAD, decode, encode};
 pub use error::BlobError;
 pub use keeper::{BlobKeeper, BlobKeeperHandler, HostBlobs, Retention};

@@ -78,6 +78,8 @@ pub struct SourceStats {
     pub errors: u64,
     /// Times it gave other bytes than asked for.
     pub wrong: u64,
+    /// Times the chain carries the blob and this place has dropped it, as it may.
+    pub gone: u64,
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +101,7 @@ struct Counters {
     misses: Counter,
     errors: Counter,
     wrong: Counter,
+    gone: Counter,
 }
 
 #[derive(Debug)]
@@ -140,6 +143,7 @@ impl FallbackSource {
                 misses: e.counters.misses.get(),
                 errors: e.counters.errors.get(),
                 wrong: e.counters.wrong.get(),
+                gone: e.counters.gone.get(),
             })
             .collect()
     }
@@ -154,6 +158,10 @@ impl FallbackSource {
             |reason: String| BlobError::Source { source_name: entry.source.name().to_owned(), reason };
         let answer = match tokio::time::timeout(self.timeout, entry.source.blob(hash, hint)).await {
             Ok(Ok(answer)) => answer,
+            Ok(Err(error @ BlobError::Gone { .. })) => {
+                entry.counters.gone.add();
+                return Err(error);
+            }
             Ok(Err(error)) => {
                 entry.counters.errors.add();
                 return Err(failed(error.to_string()));
@@ -191,24 +199,29 @@ impl BlobSource for FallbackSource {
         "fallback"
     }
 
-    /// The first right answer. `None` only when every source was reached and none has the blob.
+    /// The first right answer. `None` only when every source was reached and none knows the blob; [`BlobError::Gone`] only
+    /// when every source was reached, none has it, and one knows that it was there.
     async fn blob(
         &self,
         versioned_hash: B256,
         hint: Option<BlobHint>,
     ) -> Result<Option<Box<Blob>>, BlobError> {
-        let mut failures = Vec::new();
+        let (mut failures, mut gone) = (Vec::new(), None);
         for entry in &self.entries {
             match self.ask(entry, versioned_hash, hint).await {
                 Ok(Some(blob)) => return Ok(Some(blob)),
                 Ok(None) => {}
+                Err(error @ BlobError::Gone { .. }) => gone = Some(error),
                 Err(error) => {
                     tracing::warn!(%versioned_hash, %error, "blob source passed over");
                     failures.push(error.to_string());
                 }
             }
         }
-        if failures.is_empty() { Ok(None) } else { Err(BlobError::Unavailable { versioned_hash, failures }) }
+        if !failures.is_empty() {
+            return Err(BlobError::Unavailable { versioned_hash, failures });
+        }
+        gone.map_or(Ok(None), Err)
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::{NodeConfig, start_extension};
 use alloy_primitives::Address;
 use alloy_signer_local::PrivateKeySigner;
-use lcai_blob::{BlobSource, BlobStore, FallbackSource, HostBlobs};
+use lcai_blob::{BlobSource, FallbackSource};
 use lcai_crypto::EncryptionSecret;
 use lcai_exex_disputer::{
     DisputeHandler, DisputeParts, DisputerConfig, DisputerCore, Ladder, Reexecution, ReexecutionParts,
@@ -73,7 +73,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) journal: &'a Arc<Journal>,
     pub(crate) feed: &'a watch::Receiver<FeedState>,
     pub(crate) client: Arc<dyn HostClient>,
-    pub(crate) blobs: Arc<BlobStore>,
+    /// Where blobs are, in order.
+    pub(crate) blobs: Vec<Arc<dyn BlobSource>>,
 }
 
 /// Starts the extension and its effects.
@@ -88,13 +89,12 @@ pub(crate) fn start(role: DisputerRole, node: Surroundings<'_>) -> eyre::Result<
         );
     }
     let (deployment, client) = (node.config.deployment, node.client);
-    let sources: Vec<Arc<dyn BlobSource>> = vec![node.blobs, Arc::new(HostBlobs::new(client.clone()))];
     let reexecution = Reexecution::new(ReexecutionParts {
         deployment,
         escrow: role.escrow,
         ladder: Ladder::new(role.backend.clone(), role.embedder),
         backend: role.backend,
-        blobs: Arc::new(FallbackSource::new(sources)),
+        blobs: Arc::new(FallbackSource::new(node.blobs)),
         client: client.clone(),
         models: node.config.models.clone(),
         reorg_depth: role.reorg_depth,

@@ -13,7 +13,9 @@ use alloy_primitives::{B256, Bytes};
 use alloy_signer_local::PrivateKeySigner;
 use disputer::Surroundings;
 use jsonrpsee::{Methods, RpcModule};
-use lcai_blob::{BlobKeeper, BlobKeeperHandler, BlobSource, BlobStore, HostBlobs};
+use lcai_blob::{
+    BeaconSource, BlobKeeper, BlobKeeperHandler, BlobSource, BlobStore, HostBlobs, Locate,
+};
 use lcai_exex_dispatch::{
     DispatchConfig, DispatchCore, DispatchPlan, DispatchService, DispatchServiceConfig, KeeperHandler,
 };
@@ -64,6 +66,8 @@ pub struct NodeConfig {
     pub accept_empty_journal: bool,
     /// The node (`ws://…`) to which sessions, tokens and frames are handed on; for a node that does not dispatch.
     pub upstream: Option<String>,
+    /// Beacon APIs (`http://…`) in which blobs are looked for that neither the store nor the execution client has.
+    pub beacons: Vec<String>,
 }
 
 impl NodeConfig {
@@ -150,15 +154,18 @@ impl Node {
             &journal,
             &feed,
             client.clone(),
-            BlobKeeper,
+            BlobKeeper::default(),
             Some(fetcher),
             "blobs",
         )?;
+        let sources = blob_sources(&config, client.clone(), &keeper)?;
 
         let disputer = disputer
             .map(|role| {
-                let (journal, client, blobs) = (&journal, client.clone(), blobs.clone());
+                let (journal, client) = (&journal, client.clone());
                 let (config, supervisor, feed) = (&config, &supervisor, &feed);
+                let mut blobs: Vec<Arc<dyn BlobSource>> = vec![blobs.clone()];
+                blobs.extend(sources.iter().cloned());
                 disputer::start(role, Surroundings { config, supervisor, journal, feed, client, blobs })
             })
             .transpose()?;
@@ -173,7 +180,7 @@ impl Node {
             journal.records("dispatch"),
         ));
         let parts =
-            Parts { journal: journal.clone(), client: client.clone(), service, blobs, feed: feed.clone() };
+            Parts { journal: journal.clone(), client: client.clone(), service, blobs, sources, feed: feed.clone() };
         let mut extensions: Vec<Arc<dyn ExtensionStatus>> =
             vec![Arc::new(dispatch.clone()), Arc::new(keeper)];
         if let Some(disputer) = &disputer {
@@ -269,7 +276,23 @@ struct Parts {
     client: Arc<dyn HostClient>,
     service: Arc<DispatchService>,
     blobs: Arc<BlobStore>,
+    sources: Vec<Arc<dyn BlobSource>>,
     feed: watch::Receiver<FeedState>,
+}
+
+/// Where blobs are looked for that the store does not have, in order: the execution client, then the consensus clients.
+fn blob_sources(
+    config: &NodeConfig,
+    client: Arc<dyn HostClient>,
+    keeper: &ExtensionHandle<BlobKeeper>,
+) -> eyre::Result<Vec<Arc<dyn BlobSource>>> {
+    let keeper = keeper.clone();
+    let locate: Locate = Arc::new(move |hash| keeper.read(|keeper| keeper.included_at(&hash)));
+    let mut sources: Vec<Arc<dyn BlobSource>> = vec![Arc::new(HostBlobs::new(client))];
+    for url in &config.beacons {
+        sources.push(Arc::new(BeaconSource::new(url, locate.clone())?));
+    }
+    Ok(sources)
 }
 
 fn start_rpc(
@@ -299,7 +322,6 @@ fn start_rpc(
         let lane = Arc::new(TxLane::blob(parts.client.clone(), signer));
         Publisher::new(lane, parts.journal.records("blob quota"), PublisherConfig::new(config.osaka_time))
     });
-    let sources: Vec<Arc<dyn BlobSource>> = vec![Arc::new(HostBlobs::new(parts.client))];
     let rpc = LcaiRpc::new(RpcParts {
         deployment: config.deployment,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -313,7 +335,7 @@ fn start_rpc(
             config.deployment.chain_id,
             TokenConfig::default(),
         )),
-        blobs: BlobService::new(parts.blobs, sources, publisher),
+        blobs: BlobService::new(parts.blobs, parts.sources, publisher),
         settings: RpcSettings::default(),
     });
     let mut operator = RpcModule::new(());

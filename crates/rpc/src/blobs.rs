@@ -107,7 +107,8 @@ impl BlobService {
     /// A blob's 131,072 bytes, checked against its versioned hash. `hint` is for sources that know only slots.
     ///
     /// # Errors
-    /// `BlobMismatch` when no source has it and one gave other bytes, `NotYet` when a source could not answer.
+    /// `BlobMismatch` when no source has it and one gave other bytes, `NotYet` when a source could not answer, `NotFound`
+    /// when the chain carries it and nobody keeps its bytes any more.
     pub async fn get(
         &self,
         versioned_hash: B256,
@@ -127,6 +128,7 @@ impl BlobService {
                 counter!("lcai_rpc_blobs_wrong_total").increment(1);
                 Err(LcaiError::BlobMismatch(error.to_string()))
             }
+            Err(error @ BlobError::Gone { .. }) => Err(LcaiError::NotFound(error.to_string())),
             Err(BlobError::Unavailable { .. }) => {
                 let text = format!("the places that may have blob {versioned_hash} do not answer; try again");
                 Err(LcaiError::NotYet(text))

@@ -28,7 +28,7 @@ pub enum LcaiError {
     /// -39005: the authorization asked for does not fit the draw, the nonce or the keys.
     #[error("{0}")]
     AuthorizationRefused(String),
-    /// -39006: no such session or job.
+    /// -39006: no such session or job, or a blob that the chain carries and nobody keeps any more.
     #[error("{0}")]
     NotFound(String),
     /// -39007: the account's quota or rate is used up.

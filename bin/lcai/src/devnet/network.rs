@@ -142,6 +142,7 @@ impl Devnet {
             osaka_time: (!config.prague).then_some(0),
             accept_empty_journal: false,
             upstream: None,
+            beacons: Vec::new(),
         };
         let node = progress.step("node started", start_node(node_config, &chain, client, disputer)).await?;
         let mut module = RpcModule::new(());
