@@ -6,6 +6,7 @@ pub mod governance;
 pub mod idle;
 pub mod keeper;
 pub mod leaks;
+pub mod network;
 pub mod proxy;
 pub mod reth;
 pub mod scene;

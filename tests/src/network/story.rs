@@ -1,0 +1,373 @@
+//! The whole story on the network: sessions, ten jobs, canaries, disputes and verdicts, release, and the blobs of all that in
+//! the beacon chain.
+
+use super::{Net, Side, checker, genesis::SLOTS_PER_EPOCH, unix_now, watch::Watch};
+use crate::{Network, ask, fee, funded, open_session, session_with};
+use alloy_primitives::{Address, B256, Bytes};
+use alloy_sol_types::SolCall;
+use clap::Parser;
+use eyre::{OptionExt, WrapErr};
+use jsonrpsee::core::ClientError;
+use lcai_blob::{BeaconSource, BlobHint, BlobSource, FallbackSource};
+use lcai_client::{Answer, Connection, User, UserSession};
+use lcai_host::{Call, TxLane, TxSpec};
+use lcai_primitives::{
+    contracts::{Job, JobRegistry, JobState},
+    ids::JobId,
+};
+use lcai_rpc::{api::LcaiApiClient, verdicts::WorkerStatistics};
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+
+/// Asked by both users in this order: five questions each, and more until the workers' answers differ.
+const QUESTIONS: [&str; 8] = [
+    "What is 58 plus 42?",
+    "What is Quito the capital of?",
+    "Do you know the opposite of victory?",
+    "Give me the capital of Burkina Faso.",
+    "Of which country is Sarajevo the capital?",
+    "How much is 9 times 7?",
+    "What do people pay with in Japan?",
+    "Which is larger, 10 or 93?",
+];
+
+/// What was shown, line by line.
+#[derive(Debug, Default)]
+pub struct Summary(Vec<String>);
+
+impl Summary {
+    /// Notes something that was seen, and prints it.
+    pub fn note(&mut self, line: impl Into<String>) {
+        let line = line.into();
+        println!("  * {line}");
+        self.0.push(line);
+    }
+
+    /// All of it.
+    pub fn lines(&self) -> &[String] {
+        &self.0
+    }
+}
+
+/// Runs the story.
+///
+/// # Errors
+/// When something does not happen as it should.
+pub async fn run(net: &mut Net, watch: &Watch, summary: &mut Summary) -> eyre::Result<()> {
+    net.wait_for_blocks(watch).await?;
+    net.start_workers().await?;
+    let (dispatching, disputing) = (net.through(Side::Dispatcher), net.through(Side::Disputer));
+    let (cheat, honest) = (dispatching.workers()[0], dispatching.workers()[1]);
+    // One user on each node.
+    let (ann, bob) = (funded(&dispatching, 0).await, funded(&disputing, 1).await);
+    let (anns, bobs) = (session_with(&ann, cheat).await, session_with(&bob, honest).await);
+    summary.note(format!(
+        "session {} with worker {cheat} through the dispatcher's node, session {} with worker {honest} through the \
+         disputer's",
+        anns.id, bobs.id
+    ));
+    let (jobs, different) = jobs((&ann, &anns), (&bob, &bobs)).await;
+    let (wrong, right) =
+        &jobs[different.ok_or_eyre("the worse model answers everything as the good one does")?];
+    summary.note(format!("{} jobs answered and settled, slot {}", 2 * jobs.len(), net.slot()));
+
+    let registry = net.genesis.deployment.job_registry;
+    let disputed = [dispute(registry, &ann, wrong).await?, dispute(registry, &bob, right).await?];
+    summary.note(format!("disputes over jobs {} and {}, slot {}", disputed[0].0, disputed[1].0, net.slot()));
+
+    for (one, two) in &jobs {
+        for answer in [one, two] {
+            blobs_located(net, &ann, answer, summary).await?;
+        }
+    }
+    asked_on_the_command_line(net, summary).await?;
+    released(registry, &ann, &jobs, &disputed).await?;
+    summary.note(format!("{} jobs released by the keeper, slot {}", 2 * jobs.len() - 2, net.slot()));
+    canaries(net, summary).await?;
+    verdicts(net, watch, &ann, registry, disputed, summary).await?;
+    let hash = jobs[0].0.receipt.job.prompt_blob_hash;
+    blobs_found_again(net, &jobs, summary).await?;
+    past_retention(net, hash, summary).await?;
+    agreement(net, summary).await
+}
+
+type Jobs = Vec<(Answer, Answer)>;
+
+/// Five questions to both workers at least, and more until their answers differ; with the first pair that does.
+async fn jobs(a: (&User, &UserSession), b: (&User, &UserSession)) -> (Jobs, Option<usize>) {
+    let (mut jobs, mut different) = (Vec::new(), None);
+    for question in QUESTIONS {
+        if jobs.len() >= 5 && different.is_some() {
+            break;
+        }
+        let ((one, _), (two, _)) = tokio::join!(ask(a.0, a.1, question), ask(b.0, b.1, question));
+        println!("    {question} -> {:?} by the cheat, {:?} by the honest worker", one.text, two.text);
+        if one.text != two.text && different.is_none() {
+            different = Some(jobs.len());
+        }
+        jobs.push((one, two));
+    }
+    (jobs, different)
+}
+
+/// Disputes a job; gives it and the block of the dispute.
+pub(super) async fn dispute(registry: Address, user: &User, answer: &Answer) -> eyre::Result<(JobId, u64)> {
+    let job = answer.receipt.job.id;
+    let lane = TxLane::new(user.node().chain(), user.signer().clone());
+    let call = JobRegistry::disputeJobCall { jobId: job.word() };
+    let spec = TxSpec::call(registry, call.abi_encode().into());
+    let sent = lane.send(TxSpec { value: fee(user).await, ..spec }).await?;
+    eyre::ensure!(sent.receipt.success, "the dispute over job {job} reverted");
+    Ok((job, sent.receipt.block.number))
+}
+
+pub(super) async fn read(user: &User, registry: Address, job: JobId) -> eyre::Result<Job> {
+    let call = JobRegistry::getJobCall { jobId: job.word() };
+    let call = Call { to: registry, input: call.abi_encode().into() };
+    let output = user.node().chain().call(call, None).await?;
+    Ok(JobRegistry::getJobCall::abi_decode_returns(&output)?)
+}
+
+pub(super) fn state(job: &Job) -> eyre::Result<JobState> {
+    JobState::try_from(job.state).map_err(|_| eyre::eyre!("job in an unknown state {}", job.state))
+}
+
+/// Waits for both verdicts: the cheat is guilty, the honest worker is not, and neither was given before its dispute was final
+/// on the disputer's node.
+async fn verdicts(
+    net: &Net,
+    watch: &Watch,
+    user: &User,
+    registry: Address,
+    disputed: [(JobId, u64); 2],
+    summary: &mut Summary,
+) -> eyre::Result<()> {
+    for ((job, block), who) in disputed.into_iter().zip(["the cheat", "the honest worker"]) {
+        let found = ended(user, registry, job, net.plan.params.resolution_timeout).await?;
+        eyre::ensure!(found.reExecutionBlobHash != B256::ZERO, "job {job} ended without evidence");
+        let full = found.similarityScore == alloy_primitives::U256::from(10_000);
+        eyre::ensure!(full == (who == "the honest worker"), "{who}: score {}", found.similarityScore);
+        let evidence = evidence_block(net, found.reExecutionBlobHash, block).await?;
+        let since = watch.final_since(1, block).ok_or_eyre("a verdict before the dispute was final")?;
+        // The watch looks once a slot.
+        let slack = 2 * net.plan.slot_seconds;
+        let told = evidence.map_or(u64::MAX, |(_, time)| time);
+        eyre::ensure!(told + slack >= since, "evidence at {told} before finality at {since}");
+        let location = locate(net, found.reExecutionBlobHash, told).await?;
+        summary.note(format!(
+            "verdict on job {job} ({who}): score {} of 10000; dispute in block {block}, final at slot {}; evidence \
+             blob {location}",
+            found.similarityScore,
+            net.slot_at(since),
+        ));
+    }
+    Ok(())
+}
+
+pub(super) async fn ended(user: &User, registry: Address, job: JobId, seconds: u64) -> eyre::Result<Job> {
+    for _ in 0..seconds {
+        let found = read(user, registry, job).await?;
+        if state(&found)? != JobState::Disputed {
+            return Ok(found);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    eyre::bail!("no verdict on job {job} within {seconds} s")
+}
+
+/// The block that carries a blob, from `first` on: its number and time.
+async fn evidence_block(net: &Net, hash: B256, first: u64) -> eyre::Result<Option<(u64, u64)>> {
+    let node = &net.reth[1].api;
+    let head = node.height("latest").await?.ok_or_eyre("no head")?;
+    for number in first..=head {
+        let block = node.call("eth_getBlockByNumber", json!([format!("{number:#x}"), true])).await?;
+        let carries = |transaction: &Value| {
+            let hashes = transaction["blobVersionedHashes"].as_array().into_iter().flatten();
+            hashes.filter_map(Value::as_str).any(|text| text.parse() == Ok(hash))
+        };
+        if block["transactions"].as_array().into_iter().flatten().any(carries) {
+            return Ok(Some((number, super::execution::quantity(&block["timestamp"])?)));
+        }
+    }
+    Ok(None)
+}
+
+/// Waits until every job that was not disputed is released.
+async fn released(
+    registry: Address,
+    user: &User,
+    jobs: &Jobs,
+    disputed: &[(JobId, u64)],
+) -> eyre::Result<()> {
+    let ids = jobs.iter().flat_map(|(one, two)| [one.receipt.job.id, two.receipt.job.id]);
+    for job in ids.filter(|id| disputed.iter().all(|(disputed, _)| disputed != id)) {
+        let mut last = None;
+        for _ in 0..600 {
+            last = Some(state(&read(user, registry, job).await?)?);
+            if last == Some(JobState::Released) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        eyre::ensure!(last == Some(JobState::Released), "job {job} is {last:?} after ten minutes");
+    }
+    Ok(())
+}
+
+/// `lcai ask` through each of our nodes.
+async fn asked_on_the_command_line(net: &Net, summary: &mut Summary) -> eyre::Result<()> {
+    let sessions = net.plan.path("sessions").display().to_string();
+    for (side, account) in [(Side::Dispatcher, "2"), (Side::Disputer, "3")] {
+        let url = net.reth[side as usize].ws();
+        let words =
+            ["lcai", "ask", "--quiet", "--rpc", &url, "--dev-account", account, "--sessions", &sessions];
+        let cli =
+            lcai::cli::Cli::try_parse_from(words.into_iter().chain(["What is the capital of France?"]))?;
+        cli.run().await.wrap_err_with(|| format!("lcai ask on {}", side.name()))?;
+        summary.note(format!("`lcai ask` answered and verified through the {}'s node", side.name()));
+    }
+    Ok(())
+}
+
+/// Waits until a worker has answered a canary.
+async fn canaries(net: &Net, summary: &mut Summary) -> eyre::Result<()> {
+    if net.plan.canary_epoch.is_none() {
+        return Ok(());
+    }
+    let operator = net.operator(Side::Disputer)?;
+    for _ in 0..900 {
+        let answer = operator.call("lcaiOperator_getWorkerStatistics", json!([])).await;
+        let all: Vec<WorkerStatistics> = serde_json::from_value(answer["result"].clone())
+            .wrap_err_with(|| format!("the disputer's statistics: {answer}"))?;
+        let sum = |of: fn(&WorkerStatistics) -> u64| all.iter().map(of).sum::<u64>();
+        let answered = sum(|worker| worker.canaries_answered);
+        if answered > 0 {
+            summary.note(format!(
+                "canaries: {} sent, {answered} answered, {} disputed, slot {}",
+                sum(|worker| worker.canaries),
+                sum(|worker| worker.canaries_disputed),
+                net.slot()
+            ));
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    eyre::bail!("no worker answered a canary within 15 minutes")
+}
+
+/// The source that a node would read the beacon chain with.
+fn beacon(net: &Net, which: usize) -> eyre::Result<BeaconSource> {
+    Ok(BeaconSource::new(&net.beacons[which].api.url, Arc::new(|_| None))?)
+}
+
+async fn locate(net: &Net, hash: B256, time: u64) -> eyre::Result<String> {
+    let found = beacon(net, 0)?.location(hash, time).await?;
+    let at = found.ok_or_else(|| eyre::eyre!("blob {hash} is in no slot up to that of {time}"))?;
+    Ok(format!("{hash} at slot {} (epoch {}), index {}", at.slot, at.slot / SLOTS_PER_EPOCH, at.index))
+}
+
+/// Where both blobs of a job are in the beacon chain.
+async fn blobs_located(net: &Net, user: &User, answer: &Answer, summary: &mut Summary) -> eyre::Result<()> {
+    let receipt = user.node().rpc().get_receipt(answer.receipt.job.id).await?;
+    let of = &receipt.job.transactions;
+    let response = receipt.job.response_blob_hash.zip(of.response_blob);
+    let prompt = Some(receipt.job.prompt_blob_hash).zip(of.prompt_blob);
+    for (what, blob) in [("prompt", prompt), ("response", response)] {
+        let (hash, transaction) = blob.ok_or_else(|| eyre::eyre!("job {} has no {what}", receipt.job.id))?;
+        let block = timestamp(user.node(), transaction).await?;
+        let location = locate(net, hash, block).await?;
+        summary.note(format!("job {}: {what} blob {location}", receipt.job.id));
+    }
+    Ok(())
+}
+
+/// The time of the block with a transaction, unix seconds.
+async fn timestamp(node: &Connection, transaction: B256) -> eyre::Result<u64> {
+    use jsonrpsee::core::client::ClientT;
+    let receipt = node.receipt(transaction).await?.ok_or_eyre("no such transaction")?;
+    let hash = receipt.block_hash.ok_or_eyre("a pending transaction")?;
+    let block: Value = node.rpc().request("eth_getBlockByHash", jsonrpsee::rpc_params![hash, false]).await?;
+    super::execution::quantity(&block["timestamp"])
+}
+
+/// The disputer's node loses its blobs and finds one again in the beacon chain; and so does whoever asks the stranger.
+async fn blobs_found_again(net: &mut Net, jobs: &Jobs, summary: &mut Summary) -> eyre::Result<()> {
+    let newest = &jobs[jobs.len() - 1].0.receipt.job;
+    let hash = newest.response_blob_hash.ok_or_eyre("a job without a response blob")?;
+    let node = &mut net.reth[1];
+    node.process.stop();
+    let store = net.plan.path("disputer/data/lcai/blobs.redb");
+    std::fs::remove_file(&store).wrap_err_with(|| format!("{}", store.display()))?;
+    net.start_reth(Side::Disputer)?;
+    net.reth[1].answers().await?;
+    let blob = blob_of(&net.reth[1].ws(), hash).await?.map_err(|e| eyre::eyre!("{e}"))?;
+    let blob = blob.ok_or_eyre("the disputer's node does not find a blob that its store lost")?;
+    lcai_blob::verify(&lcai_blob::Blob::try_from(blob.as_ref())?, hash)?;
+    summary.note(format!(
+        "blob {hash} was deleted with the disputer's store, and found in the beacon chain, slot {}",
+        net.slot()
+    ));
+    let user = Connection::open(&net.reth[0].ws(), None).await?;
+    let transaction = newest.transactions.response_blob.ok_or_eyre("no transaction of the blob")?;
+    let hint = BlobHint {
+        block_number: 0,
+        block_hash: B256::ZERO,
+        timestamp: timestamp(&user, transaction).await?,
+        parent_beacon_block_root: None,
+    };
+    let stranger = FallbackSource::new(vec![Arc::new(beacon(net, 2)?)]);
+    let found = stranger.blob(hash, Some(hint)).await?;
+    eyre::ensure!(found.is_some(), "the stranger's beacon node does not have blob {hash}");
+    summary.note("the stranger's beacon node gives the same blob");
+    Ok(())
+}
+
+/// What `lcai_getBlob` says, without a hint.
+async fn blob_of(url: &str, hash: B256) -> eyre::Result<Result<Option<Bytes>, String>> {
+    let node = Connection::open(url, None).await?;
+    match node.rpc().get_blob(hash, None).await {
+        Ok(blob) => Ok(Ok(blob)),
+        Err(ClientError::Call(refusal)) => Ok(Err(format!("{} {}", refusal.code(), refusal.message()))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits until the beacon nodes have dropped the first blob, and hears from the disputer's node that it is gone.
+async fn past_retention(net: &Net, hash: B256, summary: &mut Summary) -> eyre::Result<()> {
+    let user = funded(&net.through(Side::Dispatcher), 4).await;
+    let session = open_session(&user).await;
+    let limit = 3 * (net.plan.retention_epochs + 2) * SLOTS_PER_EPOCH * net.plan.slot_seconds;
+    let began = unix_now();
+    let mut asked = 0;
+    while unix_now() < began + limit {
+        match blob_of(&net.reth[1].ws(), hash).await? {
+            Err(text) if text.contains("is gone") => {
+                eyre::ensure!(text.starts_with("-39006"), "{text}");
+                summary.note(format!("past retention, slot {}: {text}", net.slot()));
+                return Ok(());
+            }
+            Ok(Some(_)) => {}
+            other => eyre::bail!("blob {hash}: {other:?}"),
+        }
+        // Prysm drops old columns when it stores new ones.
+        if unix_now() >= began + asked * SLOTS_PER_EPOCH * net.plan.slot_seconds {
+            asked += 1;
+            ask(&user, &session, "What is 12 plus 30?").await;
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    eyre::bail!("blob {hash} is still there after {limit} s")
+}
+
+/// All three execution nodes have the same chain.
+///
+/// # Errors
+/// When they do not; the text says where.
+pub async fn agreement(net: &Net, summary: &mut Summary) -> eyre::Result<()> {
+    let agreement = checker::compare(&[&net.reth[0].api, &net.reth[1].api, &net.geth.api]).await?;
+    summary.note(format!("both Reth nodes and geth agree: {agreement}"));
+    // What geth writes about a block that it does not accept.
+    let refused = net.geth.process.log_lines(&["BAD BLOCK", "Invalid payload", "invalid block"])?;
+    eyre::ensure!(refused.is_empty(), "geth refused blocks: {refused:?}");
+    Ok(())
+}
