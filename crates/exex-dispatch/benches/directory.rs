@@ -300,9 +300,13 @@ fn directory(c: &mut Criterion) {
             (0..count).map(one).sum()
         });
     });
+    all.snapshot();
     let snapshot = Arc::clone(&all.held[all.held.len() - 1]);
     assert_eq!(snapshot.candidates().count() as u64, WORKERS);
-    assert_eq!(*snapshot, Snapshot::of(&all.core, all.at, model()).unwrap());
+    assert!(
+        *snapshot == Snapshot::of(&all.core, all.at, model()).unwrap(),
+        "not what looking at every worker gives"
+    );
     let mut nonce = 0u64;
     group.bench_function("draw", |b| {
         b.iter_custom(|count| {

@@ -72,8 +72,8 @@ pub(crate) struct Touched {
     pub(crate) config: bool,
     pub(crate) models: BTreeSet<ModelId>,
     pub(crate) workers: BTreeSet<Address>,
-    pub(crate) sessions: BTreeSet<U256>,
-    pub(crate) jobs: BTreeSet<U256>,
+    pub(crate) sessions: Vec<U256>,
+    pub(crate) jobs: Vec<U256>,
     /// Owners of new sessions.
     pub(crate) users: BTreeSet<Address>,
 }
@@ -96,6 +96,11 @@ impl Touched {
                 touched.workers.extend(log.topics.get(1).map(|t| Address::from_word(*t)));
             }
         }
+        // Sorted once: a job has several events in a block, and a block has thousands of them.
+        for ids in [&mut touched.sessions, &mut touched.jobs] {
+            ids.sort_unstable();
+            ids.dedup();
+        }
         touched
     }
 
@@ -103,9 +108,9 @@ impl Touched {
         let (Some(signature), Some(first)) = (topic0(log), log.topics.get(1)) else { return };
         let id = U256::from_be_bytes(first.0);
         if JOB_EVENTS.contains(&signature) {
-            self.jobs.insert(id);
+            self.jobs.push(id);
         } else if SESSION_EVENTS.contains(&signature) {
-            self.sessions.insert(id);
+            self.sessions.push(id);
         }
         if signature == JobRegistry::SessionCreated::SIGNATURE_HASH {
             self.users.extend(log.topics.get(2).map(|user| Address::from_word(*user)));

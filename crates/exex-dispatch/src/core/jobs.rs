@@ -11,7 +11,7 @@ use crate::{
     records::Job,
     standing::{after_acknowledgement, after_timeout},
 };
-use alloy_primitives::{B256, U256};
+use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolEvent;
 use lcai_host::{CoreError, FeedBlock, FeedLog};
 use lcai_primitives::{
@@ -132,12 +132,10 @@ impl DispatchCore {
         let (submitted, acknowledged) = (saturating(record.submittedAt), saturating(record.ackTimestamp));
         if happened(JobRegistry::JobAcknowledged::SIGNATURE_HASH) {
             let took = acknowledged.saturating_sub(submitted);
-            self.workers.update(&job.worker, |w| {
-                w.standing_bps = after_acknowledgement(w.standing_bps, took, allowed);
-            });
+            self.restand(job.worker, |standing| after_acknowledgement(standing, took, allowed));
         }
         if happened(JobRegistry::JobTimedOut::SIGNATURE_HASH) {
-            self.workers.update(&job.worker, |w| w.standing_bps = after_timeout(w.standing_bps));
+            self.restand(job.worker, after_timeout);
         }
         if happened(JobRegistry::JobCompleted::SIGNATURE_HASH)
             && let Some(model) = self.sessions.get(&job.session_id).map(|session| session.model_id)
@@ -145,6 +143,16 @@ impl DispatchCore {
             let key = (job.worker, model);
             let speed = self.speeds.get(&key).copied().unwrap_or_default();
             self.speeds.insert(key, speed.after(job.completed_at.saturating_sub(acknowledged)));
+        }
+    }
+
+    /// Gives the worker another standing. Most acknowledgements leave a full one as it is, and what stays as it is is not
+    /// looked at again by the directory's snapshots.
+    fn restand(&mut self, worker: Address, change: impl FnOnce(u32) -> u32) {
+        let Some(before) = self.workers.get(&worker).map(|w| w.standing_bps) else { return };
+        let after = change(before);
+        if after != before {
+            self.workers.update(&worker, |w| w.standing_bps = after);
         }
     }
 
