@@ -97,7 +97,7 @@ impl RunnerError {
     }
 }
 
-/// A block that an extension applied or took back. Told after it is durable.
+/// A block that an extension applied or took back. Told after it is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockEvent {
     /// The block was applied.
@@ -126,7 +126,8 @@ struct Shared<E> {
     effects: EffectQueue,
 }
 
-/// A shared view of a running extension. What it shows is always durable.
+/// A shared view of a running extension. What it shows is committed, and follows from what is on disk: from the feed's
+/// blocks, and from inputs.
 pub struct ExtensionHandle<E>(Arc<Shared<E>>);
 
 impl<E> Clone for ExtensionHandle<E> {
@@ -285,7 +286,7 @@ struct Batch {
 }
 
 impl<E: Extension> Shared<E> {
-    /// One batch. Readers wait until it is durable, so that nobody sees what a crash can take away.
+    /// One batch. Readers wait until it is committed; a crash can only take back what the feed's blocks make again.
     fn step(&self) -> Result<bool, RunnerError> {
         let batch = self.change(|state| self.follow(state))?;
         let cursor = self.state.read().cursor;
@@ -348,7 +349,7 @@ impl<E: Extension> Shared<E> {
         if batch.events.is_empty() {
             return Ok(batch);
         }
-        txn.commit()?;
+        txn.commit_blocks()?;
         Ok(batch)
     }
 

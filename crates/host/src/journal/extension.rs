@@ -4,6 +4,7 @@ use super::{
     Journal, JournalError, codec,
     effects::{EffectsView, EmitUndo},
     feed::FeedView,
+    later,
     records::KeyValue,
 };
 use crate::{BlockRef, FeedBlock, Intent, RawChange};
@@ -303,6 +304,14 @@ impl ExtensionTxn {
         EffectsView::open(&self.txn, self.name)?.forget_below(number)
     }
 
+    /// Commits blocks that were applied or taken back: on disk with the next commit that syncs, the feed's next step at
+    /// the latest.
+    pub(crate) fn commit_blocks(mut self) -> Result<(), JournalError> {
+        later(&mut self.txn)?;
+        self.commit()
+    }
+
+    /// Commits, to disk.
     pub(crate) fn commit(self) -> Result<(), JournalError> {
         {
             let mut table = self.txn.open_table(EXTENSIONS)?;

@@ -83,9 +83,9 @@ impl Journal {
         meta.get(key)?.map(|value| codec::decode(key, value.value())).transpose()
     }
 
-    /// Remembers the height reported as finished.
+    /// Remembers the height reported as finished. When a crash takes that back it is reported again.
     pub(crate) fn set_finished(&self, block: BlockRef) -> Result<(), JournalError> {
-        let txn = self.write()?;
+        let txn = self.write_later()?;
         txn.open_table(META)?.insert(KEY_FINISHED, codec::encode(KEY_FINISHED, &block)?.as_slice())?;
         Ok(txn.commit()?)
     }
@@ -100,7 +100,8 @@ impl Journal {
         committed: &[FeedBlock],
         heads: &Heads,
     ) -> Result<FeedStep, JournalError> {
-        let txn = self.write()?;
+        let changes_nothing = reverted.is_empty() && committed.is_empty();
+        let txn = if changes_nothing { self.write_later()? } else { self.write()? };
         let step = {
             let mut hashes = txn.open_table(HASHES)?;
             let mut blocks = txn.open_table(BLOCKS)?;

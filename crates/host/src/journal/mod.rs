@@ -4,7 +4,11 @@
 //! - Layer 2, per **extension**: cursor, table rows, undo records and effect intents, always in one transaction.
 //! - **Records**: durable key/value stores for signing journals.
 //!
-//! Every commit is on disk when the call returns. Values carry a version byte before their postcard encoding.
+//! Every commit is on disk when the call returns, but those that say nothing new: what an extension made of blocks that
+//! the feed holds, and what the host says of its heads. They are on disk with the next commit that is, in their order, so
+//! that a crash takes the last of them back together, and they are made again from the same blocks. No effect is before
+//! its intent is on disk, because its start is a commit of its own. Values carry a version byte before their postcard
+//! encoding.
 
 mod codec;
 mod effects;
@@ -23,8 +27,8 @@ pub use records::{KeyValue, PutOutcome, Records};
 use crate::BlockRef;
 use alloy_primitives::{Address, B256};
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
-    backends::InMemoryBackend,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction, backends::InMemoryBackend,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -218,6 +222,25 @@ impl Journal {
         // Durability::Immediate is the default of a transaction: commit returns after the sync.
         Ok(self.db.begin_write()?)
     }
+
+    /// What a test copies meanwhile is what a kill would leave.
+    #[cfg(test)]
+    pub(crate) fn while_nobody_writes<R>(&self, work: impl FnOnce() -> R) -> Result<R, JournalError> {
+        let _held = self.write()?;
+        Ok(work())
+    }
+
+    /// A transaction whose commit is on disk with the next one of [`Self::write`].
+    fn write_later(&self) -> Result<WriteTransaction, JournalError> {
+        let mut txn = self.write()?;
+        later(&mut txn)?;
+        Ok(txn)
+    }
+}
+
+/// Lets a transaction's commit wait for the next one that syncs.
+fn later(txn: &mut WriteTransaction) -> Result<(), JournalError> {
+    txn.set_durability(Durability::None).map_err(|e| JournalError::Storage(Box::new(e.into())))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ enum Step {
     Duplicate(u64),
     /// Everything is closed in order and opened again.
     Restart,
-    /// The program ends between performing effects and recording that they were.
+    /// The program is killed between performing effects and recording that they were.
     Crash,
     Input(u8),
     Settle,
@@ -131,13 +131,18 @@ impl Running {
         while self.runner.step().await.unwrap() {}
     }
 
-    async fn stop(self, crash: bool) {
-        if crash {
-            self.executor.abort();
-        } else {
-            self.token.cancel();
-        }
+    async fn stop(self) {
+        self.token.cancel();
         let _ = self.executor.await;
+        self.feed.stop().await;
+    }
+
+    /// Leaves the file as it is on disk at this moment, at another path.
+    async fn kill(self, path: &Path, left: &Path) {
+        // No effect is performed from here on.
+        self.executor.abort();
+        let _ = self.executor.await;
+        self.journal.while_nobody_writes(|| std::fs::copy(path, left).unwrap()).unwrap();
         self.feed.stop().await;
     }
 }
@@ -169,7 +174,7 @@ fn due(host: &ScriptedHost, finalized: u64) -> HashSet<Order> {
 
 async fn run(steps: Vec<Step>) {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("journal.redb");
+    let mut path = dir.path().join("journal.redb");
     let host = ScriptedHost::new(8200);
     host.set_finality(SAFE, FINALIZED);
     let world = Arc::new(World::default());
@@ -196,18 +201,25 @@ async fn run(steps: Vec<Step>) {
                 assert_eq!(step.committed, 0);
             }
             Step::Input(input) => {
+                // Killed before anything of its first block was on disk, it has to see that block again first.
+                if running.runner.handle().cursor().borrow().is_none() {
+                    running.settle(&host).await;
+                }
                 running.runner.handle().input(vec![input]).await.unwrap();
                 inputs += 1;
             }
             Step::Settle => running.settle(&host).await,
-            Step::Restart | Step::Crash => {
-                let crash = matches!(step, Step::Crash);
-                world.crashing.store(crash, Ordering::SeqCst);
-                if crash {
-                    running.settle(&host).await;
-                }
-                running.stop(crash).await;
+            Step::Restart => {
+                running.stop().await;
+                running = Running::start(&path, &host, &world).await;
+            }
+            Step::Crash => {
+                world.crashing.store(true, Ordering::SeqCst);
+                running.settle(&host).await;
+                let left = path.with_extension(format!("{}.redb", host.head().number));
+                running.kill(&path, &left).await;
                 world.crashing.store(false, Ordering::SeqCst);
+                path = left;
                 running = Running::start(&path, &host, &world).await;
             }
         }
@@ -246,7 +258,7 @@ async fn run(steps: Vec<Step>) {
     .await;
     assert!(world.done.lock().values().all(|count| *count == 1), "{:?}", world.done.lock());
     assert!(world.surprises.lock().is_empty(), "{:?}", world.surprises.lock());
-    running.stop(false).await;
+    running.stop().await;
 }
 
 proptest! {

@@ -39,7 +39,7 @@ impl Setup {
 }
 
 #[tokio::test]
-async fn follows_reverts_and_tells_after_it_is_durable() {
+async fn follows_reverts_and_tells_after_it_is_committed() {
     let setup = Setup::new(RunnerConfig { batch: 2, ..RunnerConfig::default() });
     let handle = setup.runner.handle();
     let mut events = handle.subscribe_blocks();
@@ -123,4 +123,37 @@ async fn another_version_of_the_records_is_refused() {
     assert!(matches!(error, JournalError::ExtensionVersion { found: 1, expected: 2, .. }), "{error}");
     setup.journal.forget_extension("ledger").unwrap();
     setup.journal.register_extension("ledger", 2).unwrap();
+}
+
+#[tokio::test]
+async fn a_kill_takes_back_only_what_the_feed_makes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, killed) = (dir.path().join("journal.redb"), dir.path().join("killed.redb"));
+    let host = ScriptedHost::new(8200);
+    let journal = Journal::open(&path, identity()).unwrap();
+    let feed = RunningFeed::start(&journal, &host, quick());
+    let open = |journal: &Arc<Journal>| {
+        let feed = feed.writer.subscribe();
+        ExtensionRunner::open(Arc::clone(journal), Ledger::new(), feed, RunnerConfig::default()).unwrap()
+    };
+    let runner = open(&journal);
+    host.mine(block(&[order(1, 3, 0)]));
+    feed.caught_up(&host).await;
+    while runner.step().await.unwrap() {}
+    let rows = block_rows(&journal);
+    journal.while_nobody_writes(|| std::fs::copy(&path, &killed).unwrap()).unwrap();
+
+    let left = Journal::open(&killed, identity()).unwrap();
+    assert_eq!(left.feed_tip().unwrap(), Some(host.head()), "the feed is on disk");
+    assert_eq!(left.cursors().unwrap(), vec![("ledger".to_owned(), None)], "its blocks' changes are not yet");
+    let again = open(&left);
+    while again.step().await.unwrap() {}
+    assert_eq!(block_rows(&left), rows);
+    // An input is on disk, and with it all that was before.
+    runner.handle().input(b"hello".to_vec()).await.unwrap();
+    drop((again, left));
+    journal.while_nobody_writes(|| std::fs::copy(&path, &killed).unwrap()).unwrap();
+    let left = Journal::open(&killed, identity()).unwrap();
+    assert_eq!((left.cursors().unwrap()[0].1, left.inputs("ledger").unwrap().len()), (Some(host.head()), 1));
+    feed.stop().await;
 }
