@@ -21,6 +21,9 @@ struct Arguments {
     /// Run the story (sessions, jobs, canaries, disputes, release, blobs) and end; otherwise the network stays up
     #[arg(long)]
     story: bool,
+    /// The story without the wait for a blob to be dropped by the beacon nodes
+    #[arg(long, requires = "story")]
+    short: bool,
     /// Break something while users ask, and end; can be repeated. partition needs root, for a network namespace
     #[arg(long, value_enum, conflicts_with = "story")]
     fault: Vec<Fault>,
@@ -103,13 +106,15 @@ async fn network(arguments: Arguments) -> eyre::Result<()> {
         return std::future::pending().await;
     }
     let ended = match arguments.fault.as_slice() {
-        [] => story::run(&mut net, &watch, &mut summary).await,
+        [] => story::run(&mut net, &watch, arguments.short, &mut summary).await,
         some => faults::run(&mut net, &watch, some, &mut summary).await,
     };
-    println!("\nsummary");
+    println!("\nsummary, {} slots", net.slot());
     for line in summary.lines() {
         println!("  {line}");
     }
     net.stop().await;
-    ended
+    ended?;
+    println!("everything was as it should be");
+    Ok(())
 }

@@ -59,11 +59,12 @@ impl Spec {
         timestamp.saturating_mul(1000).checked_sub(self.genesis)?.checked_div(self.slot)
     }
 
-    /// Whether clients may have dropped at `now` (unix seconds) what a slot's block carried.
+    /// Whether clients may have dropped at `now` (unix seconds) what a slot's block carried. The last epoch of the window
+    /// counts as past: Prysm drops it when the next blob comes.
     fn is_past_retention(&self, slot: u64, now: u64) -> bool {
         let epoch = |slot: u64| slot.checked_div(self.slots_per_epoch).unwrap_or_default();
         let current = epoch(self.slot_at(now).unwrap_or_default());
-        epoch(slot).saturating_add(self.retention) < current
+        epoch(slot).saturating_add(self.retention) <= current
     }
 }
 
@@ -215,8 +216,8 @@ impl BeaconSource {
             read.push(Box::new(Blob::try_from(blob.as_ref()).map_err(wrong_length)?));
         }
         let choose = move || {
-            let right = |blob: &Box<Blob>| blob_versioned_hash(blob).is_ok_and(|actual| actual == hash);
-            let position = read.iter().position(right).unwrap_or_default();
+            let right = |blob: &Blob| blob_versioned_hash(blob).is_ok_and(|actual| actual == hash);
+            let position = read.iter().position(|blob| right(blob)).unwrap_or_default();
             (position < read.len()).then(|| read.swap_remove(position))
         };
         Ok(tokio::task::spawn_blocking(choose).await?)

@@ -21,6 +21,7 @@ pub struct Beacon {
     /// Its Beacon API.
     pub api: BeaconApi,
     grpc: String,
+    discovery: u16,
 }
 
 /// A beacon node's Beacon API.
@@ -63,13 +64,13 @@ impl Beacon {
         let identity = Identity::random(place.peers, p2p);
         identity.write(&directory.join("p2p.key"))?;
         let process = Process::new(name, &parts.beacon_chain, &directory, place.namespace.as_deref())
-            .arguments(["--accept-terms-of-use", "--no-discovery", "--disable-monitoring", "--disable-quic"])
+            .arguments(["--accept-terms-of-use", "--disable-monitoring", "--disable-quic"])
             .arguments([
                 "--minimum-peers-per-subnet 0",
                 "--min-sync-peers 1",
                 "--contract-deployment-block 0",
             ])
-            .arguments(["--subscribe-all-data-subnets", "--p2p-max-peers 8"])
+            .arguments(["--subscribe-all-data-subnets", "--subscribe-all-subnets", "--p2p-max-peers 8"])
             .arguments([
                 format!("--datadir {}", directory.join("data").display()),
                 format!("--chain-config-file {}", plan.path("config.yaml").display()),
@@ -92,17 +93,17 @@ impl Beacon {
             ]);
         let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build()?;
         let api = BeaconApi { name: name.to_owned(), url: format!("http://{}:{api}", place.api), client };
-        Ok(Self { process, identity, api, grpc: format!("{}:{grpc}", place.api) })
+        Ok(Self { process, identity, api, grpc: format!("{}:{grpc}", place.api), discovery })
     }
 
-    /// Starts it with these peers.
+    /// The flags by which other beacon nodes find this one. Discovery is on, because Prysm tells peers how many columns it
+    /// keeps only where it has a node record; without that nobody asks it for columns that gossip lost.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub fn start(&mut self, peers: &[Identity]) -> eyre::Result<()> {
-        let peers: Vec<String> =
-            peers.iter().flat_map(|peer| ["--peer".to_owned(), peer.multiaddr()]).collect();
-        self.process.start_with(&peers)
+    /// When its record cannot be signed.
+    pub fn as_peer(&self) -> eyre::Result<[String; 4]> {
+        let [peer, bootstrap] = ["--peer", "--bootstrap-node"].map(str::to_owned);
+        Ok([peer, self.identity.multiaddr(), bootstrap, self.identity.enr(self.discovery)?])
     }
 
     /// Waits until it answers.

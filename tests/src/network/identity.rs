@@ -1,7 +1,10 @@
 //! Who a node is among its peers: known before anybody starts, so that all can name each other.
 
-use alloy_primitives::hex;
+use alloy_primitives::{hex, keccak256};
+use alloy_rlp::{Encodable, Header};
+use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use std::{net::Ipv4Addr, path::Path};
 
 /// A node's key among its peers, of either layer.
@@ -42,6 +45,30 @@ impl Identity {
         format!("/ip4/{}/tcp/{}/p2p/{}", self.address, self.port, self.peer_id())
     }
 
+    /// What discovery finds a beacon node by (EIP-778), at a UDP port of its own.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn enr(&self, udp: u16) -> eyre::Result<String> {
+        let point = self.signer.credential().verifying_key().to_encoded_point(true);
+        let mut content = Vec::new();
+        1u64.encode(&mut content);
+        let mut pair = |key: &[u8], value: &[u8]| {
+            key.encode(&mut content);
+            value.encode(&mut content);
+        };
+        pair(b"id", b"v4");
+        pair(b"ip", &self.address.octets());
+        pair(b"secp256k1", point.as_bytes());
+        pair(b"tcp", &self.port.to_be_bytes());
+        pair(b"udp", &udp.to_be_bytes());
+        let signature = self.signer.sign_hash_sync(&keccak256(list(&content)))?.as_bytes();
+        let mut record = Vec::new();
+        signature[..64].encode(&mut record);
+        record.extend_from_slice(&content);
+        Ok(format!("enr:{}", BASE64_URL_SAFE_NO_PAD.encode(list(&record))))
+    }
+
     /// libp2p's name for the key: short keys are their own hash (multihash "identity" over the key's protobuf), in base58.
     fn peer_id(&self) -> String {
         let point = self.signer.credential().verifying_key().to_encoded_point(true);
@@ -52,6 +79,14 @@ impl Identity {
         hash.extend_from_slice(&key);
         base58(&hash)
     }
+}
+
+/// Encoded items as an RLP list.
+fn list(items: &[u8]) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    Header { list: true, payload_length: items.len() }.encode(&mut encoded);
+    encoded.extend_from_slice(items);
+    encoded
 }
 
 /// Bitcoin's base58 without a checksum.

@@ -20,7 +20,6 @@ use alloy_signer_local::PrivateKeySigner;
 use consensus::{Beacon, validator};
 use execution::Execution;
 use genesis::{Genesis, Plan};
-use identity::Identity;
 use lcai::{
     devnet::{DevAccounts, Fleet, FleetConfig, WorkerModel},
     progress::Progress,
@@ -217,9 +216,13 @@ impl Net {
     /// # Errors
     /// When it cannot be started.
     pub fn start_beacon(&mut self, which: usize) -> eyre::Result<()> {
-        let others = self.beacons.iter().enumerate().filter(|(other, _)| *other != which);
-        let peers: Vec<Identity> = others.map(|(_, beacon)| beacon.identity.clone()).collect();
-        self.beacons[which].start(&peers)
+        let mut peers = Vec::new();
+        for (other, beacon) in self.beacons.iter().enumerate() {
+            if other != which {
+                peers.extend(beacon.as_peer()?);
+            }
+        }
+        self.beacons[which].process.start_with(&peers)
     }
 
     /// Waits until every execution node has blocks.
