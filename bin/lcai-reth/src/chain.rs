@@ -1,5 +1,6 @@
 //! Which chain: our development chain from the genesis builder, or the genesis file of the network's operator.
 
+use alloy_genesis::Genesis;
 use lcai_genesis::{
     DEFAULT_CHAIN_ID, DEFAULT_TIMESTAMP, Fork, ProtocolParams,
     dev::{self, DEV_WORKERS, DevAccounts},
@@ -44,10 +45,14 @@ fn dev_chain() -> eyre::Result<Arc<ChainSpec>> {
     if let Some(chain) = CHAIN.get() {
         return Ok(chain.clone());
     }
+    let genesis = dev_genesis()?;
+    Ok(CHAIN.get_or_init(|| Arc::new(genesis.into())).clone())
+}
+
+fn dev_genesis() -> eyre::Result<Genesis> {
     let accounts = DevAccounts::derive(DEV_WORKERS)?;
     let spec = dev::spec(&accounts, Fork::Osaka, DEFAULT_TIMESTAMP, ProtocolParams::devnet())?;
-    let built = lcai_genesis::build(&spec)?;
-    Ok(CHAIN.get_or_init(|| Arc::new(built.genesis.into())).clone())
+    Ok(lcai_genesis::build(&spec)?.genesis)
 }
 
 #[cfg(test)]
@@ -58,16 +63,7 @@ mod tests {
     fn the_development_chain_is_the_same_every_time() {
         let first = LcaiChainSpecParser::parse(DEV).unwrap();
         assert_eq!(first.chain().id(), DEFAULT_CHAIN_ID);
-        let again = lcai_genesis::build(
-            &dev::spec(
-                &DevAccounts::derive(DEV_WORKERS).unwrap(),
-                Fork::Osaka,
-                DEFAULT_TIMESTAMP,
-                ProtocolParams::devnet(),
-            )
-            .unwrap(),
-        );
-        let again: ChainSpec = again.unwrap().genesis.into();
+        let again: ChainSpec = dev_genesis().unwrap().into();
         assert_eq!(first.genesis_hash(), again.genesis_hash());
     }
 

@@ -21,3 +21,4 @@ pub mod notifier;
 pub mod provider;
 pub mod pruning;
 pub mod run;
+pub mod runtime;

@@ -8,6 +8,7 @@ use crate::{
     notifier::{ExExLink, RethNotifier, RethNotifierConfig},
     provider::{NodePool, NodeProvider},
     pruning,
+    runtime::OwnRuntime,
 };
 use alloy_primitives::Bytes;
 use alloy_signer_local::PrivateKeySigner;
@@ -23,7 +24,8 @@ use parking_lot::Mutex;
 use reth_chainspec::{ChainSpec, EthChainSpec, EthereumHardfork, EthereumHardforks, ForkCondition};
 use reth_exex::ExExContext;
 use reth_node_api::{FullNodeComponents, NodeTypes};
-use reth_provider::PruneCheckpointReader;
+use reth_provider::{DatabaseProviderFactory, PruneCheckpointReader, PruneCheckpointWriter};
+use reth_prune_types::PruneModes;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -43,8 +45,6 @@ pub struct Launch {
     pub settings: Settings,
     /// Whether the node is a development node.
     pub dev: bool,
-    /// Whether the node keeps our contracts' receipts and prunes the others.
-    pub receipts_filtered: bool,
     /// How often the head is looked at whatever the notifications say; `None` believes them, which only tests do.
     pub poll_interval: Option<Duration>,
 }
@@ -69,15 +69,24 @@ pub async fn extension<N>(
 where
     N: FullNodeComponents<Provider: NodeProvider + PruneCheckpointReader, Pool: NodePool>,
     N::Types: NodeTypes<ChainSpec = ChainSpec>,
+    N::Provider: DatabaseProviderFactory<ProviderRW: PruneCheckpointReader + PruneCheckpointWriter>,
 {
     let (end, link) = exex::link();
     let datadir = launch.settings.args.datadir.clone().unwrap_or_else(|| {
         let chain = ctx.config.datadir.clone().resolve_datadir(ctx.config.chain.chain());
         chain.data_dir().join(EXEX_ID)
     });
-    let client = RethClient::new(ctx.provider().clone(), ctx.pool().clone(), launch.receipts_filtered);
-    let node = assemble(client, launch, datadir, link).await?;
-    *assembled.lock() = Some(node);
+    // The flags and, where they say nothing, the file that Reth keeps them in.
+    let pruned = ctx.reth_config.prune.segments.clone();
+    pruning::refuse_dropped_filter(ctx.provider(), &pruned)?;
+    pruning::note_pruned_senders(ctx.provider(), &pruned)?;
+    let filtered = pruning::filters_receipts(&pruned);
+    let client = RethClient::new(ctx.provider().clone(), ctx.pool().clone(), filtered);
+    // Takes seconds, and everything waits for it: here, where threads do not yield to others.
+    let warm = tokio::task::spawn_blocking(lcai_blob::warm);
+    let runtime = OwnRuntime::start()?;
+    *assembled.lock() = Some(runtime.run(assemble(client, launch, datadir, link, pruned)).await??);
+    warm.await?;
     let stop = assembled.clone();
     ctx.task_executor().spawn_with_graceful_shutdown_signal(move |shutdown| async move {
         let guard = shutdown.await;
@@ -85,6 +94,7 @@ where
         if let Some(node) = node {
             node.stop().await;
         }
+        drop(runtime);
         drop(guard);
     });
     Ok(run(ctx, end))
@@ -106,6 +116,7 @@ pub async fn assemble<P, T>(
     launch: Launch,
     datadir: PathBuf,
     link: ExExLink,
+    pruned: PruneModes,
 ) -> eyre::Result<Node>
 where
     P: NodeProvider + PruneCheckpointReader,
@@ -113,14 +124,15 @@ where
 {
     let chain = client.provider().chain_spec();
     let deployment = launch.settings.contracts.resolve(&client).await?;
-    let (receipts_filtered, poll_interval) = (launch.receipts_filtered, launch.poll_interval);
+    let watched = DispatchPlan::watched(&deployment);
+    pruning::refuse_settings(&pruned, &watched)?;
+    let poll_interval = launch.poll_interval;
     let disputer = disputer(&launch, deployment.chain_id, &datadir).await?;
     let config = config(launch, deployment, &chain, datadir, disputer.as_ref()).await?;
     let tip = feed_tip(&config.data_dir, &config)?;
-    pruning::refuse_gap(client.provider(), tip, receipts_filtered)?;
+    pruning::refuse_gap(client.provider(), tip, pruning::filters_receipts(&pruned))?;
     tokio::task::spawn_blocking(lcai_blob::warm).await?;
 
-    let watched = DispatchPlan::watched(&config.deployment);
     let walk = RethNotifierConfig { walk: WalkConfig::new(watched), poll_interval };
     let client = Arc::new(client);
     let notifier = RethNotifier::new(client.clone(), Arc::new(config.plan()), walk, link);

@@ -9,7 +9,7 @@ use crate::{
     pruning,
 };
 use clap::Parser;
-use lcai_genesis::addresses;
+use lcai_genesis::{DEFAULT_CHAIN_ID, addresses};
 use reth::cli::Cli;
 use reth_chainspec::{ChainSpec, EthChainSpec};
 use reth_db::DatabaseEnv;
@@ -43,10 +43,8 @@ async fn launch(
     let settings = Settings::load(args)?;
     exex::forget_notifications(&builder.config().datadir().exex_wal())?;
     let config = builder.config_mut();
-    let watched = known_contracts(&settings);
-    let receipts_filtered = pruning::keep_our_receipts(&mut config.pruning, &watched);
-    let launch =
-        Launch { settings, dev: config.dev.dev, receipts_filtered, poll_interval: Some(node::POLL_INTERVAL) };
+    pruning::complete_presets(&mut config.pruning, &known_contracts(&settings, config.chain.chain().id()));
+    let launch = Launch { settings, dev: config.dev.dev, poll_interval: Some(node::POLL_INTERVAL) };
     let (chain_id, serves_ws) = (config.chain.chain().id(), config.rpc.ws);
     let canaries = canaries(&launch, chain_id, serves_ws).await?;
 
@@ -87,9 +85,9 @@ async fn canaries(launch: &Launch, chain_id: u64, serves_ws: bool) -> eyre::Resu
 }
 
 /// The addresses to keep receipts of, before the chain can be asked.
-fn known_contracts(settings: &Settings) -> Vec<alloy_primitives::Address> {
+fn known_contracts(settings: &Settings, chain_id: u64) -> Vec<alloy_primitives::Address> {
     let book = settings.contracts;
-    [
+    let mut known: Vec<_> = [
         (book.worker_registry, addresses::WORKER_REGISTRY),
         (book.job_registry, addresses::JOB_REGISTRY),
         (book.ai_config, addresses::AI_CONFIG),
@@ -98,5 +96,9 @@ fn known_contracts(settings: &Settings) -> Vec<alloy_primitives::Address> {
     ]
     .into_iter()
     .map(|(given, ours)| given.unwrap_or(ours))
-    .collect()
+    .collect();
+    known.extend(
+        book.canary_ledger.or_else(|| (chain_id == DEFAULT_CHAIN_ID).then_some(addresses::CANARY_LEDGER)),
+    );
+    known
 }

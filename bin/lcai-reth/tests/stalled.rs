@@ -31,7 +31,7 @@ async fn heights_past_the_buffers(poll_interval: Option<Duration>) -> (u64, u64)
         args: LcaiArgs { datadir: Some(directory.path().join("lcai")), ..LcaiArgs::default() },
         ..Settings::default()
     };
-    let launch = Launch { settings, dev: true, receipts_filtered: false, poll_interval };
+    let launch = Launch { settings, dev: true, poll_interval };
     let config = NodeConfig::test().with_chain(LcaiChainSpecParser::parse(DEV).unwrap()).with_dev(DevArgs {
         dev: true,
         block_time: Some(Duration::from_millis(10)),
