@@ -21,4 +21,3 @@ pub mod notifier;
 pub mod provider;
 pub mod pruning;
 pub mod run;
-pub mod runtime;

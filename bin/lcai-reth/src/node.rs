@@ -8,7 +8,6 @@ use crate::{
     notifier::{ExExLink, RethNotifier, RethNotifierConfig},
     provider::{NodePool, NodeProvider},
     pruning,
-    runtime::OwnRuntime,
 };
 use alloy_primitives::Bytes;
 use alloy_signer_local::PrivateKeySigner;
@@ -82,11 +81,8 @@ where
     pruning::note_pruned_senders(ctx.provider(), &pruned)?;
     let filtered = pruning::filters_receipts(&pruned);
     let client = RethClient::new(ctx.provider().clone(), ctx.pool().clone(), filtered);
-    // Takes seconds, and everything waits for it: here, where threads do not yield to others.
-    let warm = tokio::task::spawn_blocking(lcai_blob::warm);
-    let runtime = OwnRuntime::start()?;
-    *assembled.lock() = Some(runtime.run(assemble(client, launch, datadir, link, pruned)).await??);
-    warm.await?;
+    let node = assemble(client, launch, datadir, link, pruned).await?;
+    *assembled.lock() = Some(node);
     let stop = assembled.clone();
     ctx.task_executor().spawn_with_graceful_shutdown_signal(move |shutdown| async move {
         let guard = shutdown.await;
@@ -94,7 +90,6 @@ where
         if let Some(node) = node {
             node.stop().await;
         }
-        drop(runtime);
         drop(guard);
     });
     Ok(run(ctx, end))

@@ -191,8 +191,11 @@ pub fn empty_journal(host: &Host) -> Arc<Journal> {
     .unwrap()
 }
 
+/// Rows by table: key and value.
+pub type Rows = Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)>;
+
 /// Every row the dispatch extension keeps.
-pub fn state(journal: &Journal) -> Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)> {
+pub fn state(journal: &Journal) -> Rows {
     let mut core = core();
     let names: Vec<String> = core.tables().iter().map(|table| table.name().to_owned()).collect();
     names
