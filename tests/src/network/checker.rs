@@ -55,16 +55,13 @@ const LOG: [&str; 6] = ["address", "topics", "data", "logIndex", "blockNumber", 
 /// # Errors
 /// When a node does not answer, or two say something else; the text says where.
 pub async fn compare(nodes: &[&ExecutionApi]) -> eyre::Result<Agreement> {
-    let mut last = u64::MAX;
-    for node in nodes {
-        last = last.min(node.height("latest").await?.ok_or_eyre("no head")?);
-    }
-    // Not the newest ones, which a reorg could change while they are compared.
-    let last = last.saturating_sub(2);
+    let last = newest(nodes).await?;
     let mut agreement = Agreement::default();
     for number in 0..=last {
         compare_block(nodes, number, &mut agreement).await?;
     }
+    // Anew: clients do not keep the state of every block.
+    let last = newest(nodes).await?;
     for (name, address) in addresses::ALL {
         let members = ["balance", "nonce", "codeHash", "storageHash"];
         let read = |account: &Value| members.map(|member| account[member].clone());
@@ -74,6 +71,15 @@ pub async fn compare(nodes: &[&ExecutionApi]) -> eyre::Result<Agreement> {
         agreement.accounts += 1;
     }
     Ok(agreement)
+}
+
+/// The newest block that all nodes have and that no short reorg changes while it is compared.
+async fn newest(nodes: &[&ExecutionApi]) -> eyre::Result<u64> {
+    let mut lowest = u64::MAX;
+    for node in nodes {
+        lowest = lowest.min(node.height("latest").await?.ok_or_eyre("no head")?);
+    }
+    Ok(lowest.saturating_sub(2))
 }
 
 async fn compare_block(nodes: &[&ExecutionApi], number: u64, agreement: &mut Agreement) -> eyre::Result<()> {

@@ -53,7 +53,8 @@ impl Execution {
         let process = Process::new(name, program, &directory, place.namespace.as_deref())
             .arguments(["node", "--http", "--ws", "--disable-discovery", "--ipcdisable", "--color never"])
             .arguments(["--log.file.max-files 0", "--http.api eth,net,web3,debug,admin", "--nat none"])
-            .arguments(["--ws.api eth,net,web3,debug"])
+            // For the checker: Reth proves the newest state only, unless told otherwise.
+            .arguments(["--ws.api eth,net,web3,debug", "--rpc.eth-proof-window 100"])
             .arguments([
                 format!("--chain {}", plan.path("genesis.json").display()),
                 format!("--datadir {}", directory.join("data").display()),

@@ -50,7 +50,7 @@ impl Plan {
         let params = ProtocolParams {
             ack_timeout: 60,
             completion_timeout: 180,
-            dispute_window: 90,
+            dispute_window: 120,
             resolution_timeout: 900,
             ..ProtocolParams::devnet()
         };

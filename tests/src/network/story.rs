@@ -1,8 +1,8 @@
 //! The whole story on the network: sessions, ten jobs, canaries, disputes and verdicts, release, and the blobs of all that in
 //! the beacon chain.
 
-use super::{Net, Side, checker, genesis::SLOTS_PER_EPOCH, unix_now, watch::Watch};
-use crate::{Network, ask, fee, funded, open_session, session_with};
+use super::{Net, Side, checker, genesis::SLOTS_PER_EPOCH, watch::Watch};
+use crate::{Network, ask, fee, funded, session_with};
 use alloy_primitives::{Address, B256, Bytes};
 use alloy_sol_types::SolCall;
 use clap::Parser;
@@ -17,7 +17,7 @@ use lcai_primitives::{
 };
 use lcai_rpc::{api::LcaiApiClient, verdicts::WorkerStatistics};
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 /// Asked by both users in this order: five questions each, and more until the workers' answers differ.
 const QUESTIONS: [&str; 8] = [
@@ -66,14 +66,12 @@ pub async fn run(net: &mut Net, watch: &Watch, short: bool, summary: &mut Summar
          disputer's",
         anns.id, bobs.id
     ));
-    let (jobs, different) = jobs((&ann, &anns), (&bob, &bobs)).await;
-    let (wrong, right) =
-        &jobs[different.ok_or_eyre("the worse model answers everything as the good one does")?];
-    summary.note(format!("{} jobs answered and settled, slot {}", 2 * jobs.len(), net.slot()));
-
     let registry = net.genesis.deployment.job_registry;
-    let disputed = [dispute(registry, &ann, wrong).await?, dispute(registry, &bob, right).await?];
-    summary.note(format!("disputes over jobs {} and {}, slot {}", disputed[0].0, disputed[1].0, net.slot()));
+    let (jobs, disputed) = jobs(registry, (&ann, &anns), (&bob, &bobs)).await?;
+    let disputed = disputed.ok_or_eyre("the worse model answers everything as the good one does")?;
+    summary.note(format!("{} jobs answered and settled, slot {}", 2 * jobs.len(), net.slot()));
+    let [(one, first), (two, second)] = disputed;
+    summary.note(format!("jobs {one} and {two} are disputed in blocks {first} and {second}"));
 
     for (one, two) in &jobs {
         for answer in [one, two] {
@@ -95,25 +93,34 @@ pub async fn run(net: &mut Net, watch: &Watch, short: bool, summary: &mut Summar
 
 type Jobs = Vec<(Answer, Answer)>;
 
-/// Five questions to both workers at least, and more until their answers differ; with the first pair that does.
-async fn jobs(a: (&User, &UserSession), b: (&User, &UserSession)) -> (Jobs, Option<usize>) {
-    let (mut jobs, mut different) = (Vec::new(), None);
+/// A disputed job and the block of the dispute.
+type Disputed = (JobId, u64);
+
+/// Five questions to both workers at least, and more until their answers differ: both answers of the first pair that does
+/// are disputed at once.
+async fn jobs(
+    registry: Address,
+    a: (&User, &UserSession),
+    b: (&User, &UserSession),
+) -> eyre::Result<(Jobs, Option<[Disputed; 2]>)> {
+    let (mut jobs, mut disputed) = (Vec::new(), None);
     for question in QUESTIONS {
-        if jobs.len() >= 5 && different.is_some() {
+        if jobs.len() >= 5 && disputed.is_some() {
             break;
         }
         let ((one, _), (two, _)) = tokio::join!(ask(a.0, a.1, question), ask(b.0, b.1, question));
         println!("    {question} -> {:?} by the cheat, {:?} by the honest worker", one.text, two.text);
-        if one.text != two.text && different.is_none() {
-            different = Some(jobs.len());
+        if one.text != two.text && disputed.is_none() {
+            let both = tokio::try_join!(dispute(registry, a.0, &one), dispute(registry, b.0, &two))?;
+            disputed = Some(both.into());
         }
         jobs.push((one, two));
     }
-    (jobs, different)
+    Ok((jobs, disputed))
 }
 
 /// Disputes a job; gives it and the block of the dispute.
-pub(super) async fn dispute(registry: Address, user: &User, answer: &Answer) -> eyre::Result<(JobId, u64)> {
+pub(super) async fn dispute(registry: Address, user: &User, answer: &Answer) -> eyre::Result<Disputed> {
     let job = answer.receipt.job.id;
     let lane = TxLane::new(user.node().chain(), user.signer().clone());
     let call = JobRegistry::disputeJobCall { jobId: job.word() };
@@ -141,7 +148,7 @@ async fn verdicts(
     watch: &Watch,
     user: &User,
     registry: Address,
-    disputed: [(JobId, u64); 2],
+    disputed: [Disputed; 2],
     summary: &mut Summary,
 ) -> eyre::Result<()> {
     for ((job, block), who) in disputed.into_iter().zip(["the cheat", "the honest worker"]) {
@@ -195,12 +202,7 @@ async fn evidence_block(net: &Net, hash: B256, first: u64) -> eyre::Result<Optio
 }
 
 /// Waits until every job that was not disputed is released.
-async fn released(
-    registry: Address,
-    user: &User,
-    jobs: &Jobs,
-    disputed: &[(JobId, u64)],
-) -> eyre::Result<()> {
+async fn released(registry: Address, user: &User, jobs: &Jobs, disputed: &[Disputed]) -> eyre::Result<()> {
     let ids = jobs.iter().flat_map(|(one, two)| [one.receipt.job.id, two.receipt.job.id]);
     for job in ids.filter(|id| disputed.iter().all(|(disputed, _)| disputed != id)) {
         let mut last = None;
@@ -334,32 +336,40 @@ async fn blob_of(url: &str, hash: B256) -> eyre::Result<Result<Option<Bytes>, St
     }
 }
 
-/// Waits until the beacon nodes have dropped the first blob, and hears from the disputer's node that it is gone.
-async fn past_retention(net: &Net, hash: B256, summary: &mut Summary) -> eyre::Result<()> {
-    let user = funded(&net.through(Side::Dispatcher), 4).await;
-    let session = open_session(&user).await;
-    let limit = 3 * (net.plan.retention_epochs + 2) * SLOTS_PER_EPOCH * net.plan.slot_seconds;
-    let (began, mut asked) = (unix_now(), 0);
-    while unix_now() < began + limit {
-        match blob_of(&net.reth[1].ws(), hash).await? {
-            Err(text) if text.contains("is gone") => {
-                eyre::ensure!(text.starts_with("-39006"), "{text}");
-                summary.note(format!("past retention, slot {}: {text}", net.slot()));
-                return Ok(());
-            }
-            Ok(Some(_)) => {}
-            // One beacon node of the two is busy: it does not say.
-            Err(text) if text.starts_with("-39013") => {}
-            other => eyre::bail!("blob {hash}: {other:?}"),
-        }
-        // Prysm drops old columns when it stores new ones.
-        if unix_now() >= began + asked * SLOTS_PER_EPOCH * net.plan.slot_seconds {
-            asked += 1;
-            ask(&user, &session, "What is 12 plus 30?").await;
-        }
-        tokio::time::sleep(Duration::from_secs(2)).await;
+/// Past retention the beacon nodes that the disputer's node reads from drop a blob's columns, and it says that the blob is
+/// gone. Prysm takes the time that it keeps them for from its built-in configuration (4096 epochs), whatever the network's
+/// file says; so the columns of old epochs are taken off its disk as its pruning would do.
+async fn past_retention(net: &mut Net, hash: B256, summary: &mut Summary) -> eyre::Result<()> {
+    while net.slot() / SLOTS_PER_EPOCH < net.plan.retention_epochs + 2 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    eyre::bail!("blob {hash} is still there after {limit} s")
+    for which in [1, 2] {
+        net.beacons[which].process.stop();
+        drop_columns(&net.plan.path(net.beacons[which].process.name()).join("data"))?;
+        net.start_beacon(which)?;
+        net.beacons[which].answers().await?;
+    }
+    match blob_of(&net.reth[1].ws(), hash).await? {
+        Err(text) if text.starts_with("-39006") && text.contains("is gone") => {
+            summary.note(format!("past retention, slot {}: {text}", net.slot()));
+            Ok(())
+        }
+        other => eyre::bail!("blob {hash}, past retention: {other:?}"),
+    }
+}
+
+/// Removes the columns of epochs 0 and 1, in which the story's first job is: `data-columns/PERIOD/EPOCH`.
+fn drop_columns(data: &Path) -> eyre::Result<()> {
+    for period in std::fs::read_dir(data.join("data-columns"))? {
+        let period = period?.path();
+        for epoch in ["0", "1"] {
+            let epoch = period.join(epoch);
+            if epoch.is_dir() {
+                std::fs::remove_dir_all(epoch)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// All three execution nodes have the same chain.
