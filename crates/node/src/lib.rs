@@ -13,9 +13,7 @@ use alloy_primitives::{B256, Bytes};
 use alloy_signer_local::PrivateKeySigner;
 use disputer::Surroundings;
 use jsonrpsee::{Methods, RpcModule};
-use lcai_blob::{
-    BeaconSource, BlobKeeper, BlobKeeperHandler, BlobSource, BlobStore, HostBlobs, Locate,
-};
+use lcai_blob::{BeaconSource, BlobKeeper, BlobKeeperHandler, BlobSource, BlobStore, HostBlobs, Locate};
 use lcai_exex_dispatch::{
     DispatchConfig, DispatchCore, DispatchPlan, DispatchService, DispatchServiceConfig, KeeperHandler,
 };
@@ -179,8 +177,14 @@ impl Node {
             client.clone(),
             journal.records("dispatch"),
         ));
-        let parts =
-            Parts { journal: journal.clone(), client: client.clone(), service, blobs, sources, feed: feed.clone() };
+        let parts = Parts {
+            journal: journal.clone(),
+            client: client.clone(),
+            service,
+            blobs,
+            sources,
+            feed: feed.clone(),
+        };
         let mut extensions: Vec<Arc<dyn ExtensionStatus>> =
             vec![Arc::new(dispatch.clone()), Arc::new(keeper)];
         if let Some(disputer) = &disputer {
