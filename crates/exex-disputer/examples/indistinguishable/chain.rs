@@ -1,6 +1,6 @@
 //! The part of a chain that everybody sees: who paid whom, and who asked.
 
-use alloy_primitives::{Address, B256, keccak256};
+use alloy_primitives::{Address, keccak256};
 
 /// Wei of an LCAI.
 pub const LCAI: f64 = 1e18;
@@ -75,7 +75,7 @@ pub struct Random(u64);
 impl Random {
     /// From a seed and what it is for.
     pub fn new(seed: u64, what: &str) -> Self {
-        let B256(word) = keccak256(format!("{seed} {what}"));
+        let word = keccak256(format!("{seed} {what}"));
         Self(word.iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte)))
     }
 

@@ -5,11 +5,15 @@
 //! that no revealed job meets.
 
 mod audit;
+mod habits;
+mod plan;
 mod prompts;
 mod seeds;
 
 pub use audit::{AuditError, MissedDuty, audit};
-pub use prompts::{CanaryPrompt, Dice, prompt};
+pub use habits::{Act, ClientStyle, Habits, Household, Payment, SeenTx, SessionTrace, Survey, Trace};
+pub use plan::{Lifetime, Member, Plan};
+pub use prompts::{Book, BookError, CanaryPrompt, Dice, prompt};
 pub use seeds::Seeds;
 
 use alloy_primitives::{Address, B256, Keccak256, U256, b256, keccak256};

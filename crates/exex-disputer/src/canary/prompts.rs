@@ -4,14 +4,76 @@
 //! whether the disputer's own model is the one it believes to run.
 
 use alloy_primitives::{B256, Keccak256};
+use thiserror::Error;
 
 /// A question and what its answer must contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CanaryPrompt {
     /// The question.
     pub text: String,
-    /// What a right answer contains.
+    /// What a right answer contains; empty where that is not known.
     pub reference: String,
+}
+
+/// Why a file is no book of questions.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BookError {
+    /// A line that is neither empty nor a question.
+    #[error("line {line}: expected a question, or a question, a tab and what its answer contains")]
+    Line {
+        /// Its number from 1.
+        line: usize,
+    },
+    /// Too few to hide among.
+    #[error("{found} questions: expected {MIN_QUESTIONS} or more, or each would be known by its repetitions")]
+    TooFew {
+        /// How many there are.
+        found: usize,
+    },
+}
+
+/// Least questions of a book.
+const MIN_QUESTIONS: usize = 100;
+
+/// Questions that users gave away. What a worker reads tells a canary from a user at once where canaries ask in words of
+/// their own: whoever is to be hidden among users asks as they do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Book(Vec<CanaryPrompt>);
+
+impl Book {
+    /// One question a line, in UTF-8; after a tab what a right answer contains, where that is known.
+    ///
+    /// # Errors
+    /// When a line is none, or there are fewer than a hundred.
+    pub fn parse(text: &str) -> Result<Self, BookError> {
+        let mut questions = Vec::new();
+        for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let (asked, reference) = line.split_once('\t').unwrap_or((line, ""));
+            if asked.trim().is_empty() || reference.contains('\t') {
+                return Err(BookError::Line { line: at + 1 });
+            }
+            questions.push(CanaryPrompt { text: asked.to_owned(), reference: reference.trim().to_owned() });
+        }
+        if questions.len() < MIN_QUESTIONS {
+            return Err(BookError::TooFew { found: questions.len() });
+        }
+        Ok(Self(questions))
+    }
+
+    /// The n-th question; after the last one it begins again, and whoever remembers them knows a canary by it.
+    pub fn question(&self, n: u64) -> Option<&CanaryPrompt> {
+        self.0.get(usize::try_from(n).ok()?.checked_rem(self.0.len())?)
+    }
+
+    /// How many there are.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: see [`Self::parse`].
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 const CAPITALS: [(&str, &str); 24] = [
@@ -187,6 +249,25 @@ mod tests {
             assert!(!prompt.text.is_empty() && !prompt.reference.is_empty());
             assert!(!prompt.text.contains('{'), "{}", prompt.text);
         }
+    }
+
+    #[test]
+    fn a_book_is_read_line_by_line() {
+        let line = |n: usize| {
+            if n.is_multiple_of(2) { format!("Question {n}?\tanswer {n}\n") } else { format!("q {n}\n\n") }
+        };
+        let text: String = (0..100).map(line).collect();
+        let book = Book::parse(&text).unwrap();
+        assert_eq!(book.len(), 100);
+        let asked: BTreeSet<&str> = (7..107).map(|n| book.question(n).unwrap().text.as_str()).collect();
+        assert_eq!(asked.len(), 100, "each once");
+        let second = CanaryPrompt { text: "Question 2?".into(), reference: "answer 2".into() };
+        assert_eq!(book.question(2), Some(&second));
+        let third = CanaryPrompt { text: "q 3".into(), reference: String::new() };
+        assert_eq!(book.question(103), Some(&third));
+        assert_eq!(Book::parse("one\ntwo\n"), Err(BookError::TooFew { found: 2 }));
+        assert_eq!(Book::parse("one\n\tx\n"), Err(BookError::Line { line: 2 }));
+        assert_eq!(Book::parse("one\ta\tb\n"), Err(BookError::Line { line: 1 }));
     }
 
     #[test]
