@@ -156,13 +156,11 @@ async fn verdicts(
         eyre::ensure!(found.reExecutionBlobHash != B256::ZERO, "job {job} ended without evidence");
         let full = found.similarityScore == alloy_primitives::U256::from(10_000);
         eyre::ensure!(full == (who == "the honest worker"), "{who}: score {}", found.similarityScore);
-        let evidence = evidence_block(net, found.reExecutionBlobHash, block).await?;
+        let (told, location) = evidence_located(net, found.reExecutionBlobHash, block).await?;
         let since = watch.final_since(1, block).ok_or_eyre("a verdict before the dispute was final")?;
         // The watch looks once a slot.
         let slack = 2 * net.plan.slot_seconds;
-        let told = evidence.map_or(u64::MAX, |(_, time)| time);
         eyre::ensure!(told + slack >= since, "evidence at {told} before finality at {since}");
-        let location = locate(net, found.reExecutionBlobHash, told).await?;
         summary.note(format!(
             "verdict on job {job} ({who}): score {} of 10000; dispute in block {block}, final at slot {}; evidence \
              blob {location}",
@@ -182,6 +180,19 @@ pub(super) async fn ended(user: &User, registry: Address, job: JobId, seconds: u
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     eyre::bail!("no verdict on job {job} within {seconds} s")
+}
+
+/// The time of the block with an evidence blob and where the blob is, once the other half's beacon node has that block too.
+async fn evidence_located(net: &Net, hash: B256, first: u64) -> eyre::Result<(u64, String)> {
+    for _ in 0..2 * SLOTS_PER_EPOCH {
+        if let Some((_, time)) = evidence_block(net, hash, first).await?
+            && let Ok(location) = locate(net, hash, time).await
+        {
+            return Ok((time, location));
+        }
+        tokio::time::sleep(Duration::from_secs(net.plan.slot_seconds)).await;
+    }
+    eyre::bail!("evidence blob {hash} is in no block of both halves after two epochs")
 }
 
 /// The block that carries a blob, from `first` on: its number and time.
