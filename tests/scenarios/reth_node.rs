@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use lcai::devnet::DevnetConfig;
+use lcai::{ask::DEFAULT_MODEL, devnet::DevnetConfig};
 use lcai_client::Connection;
 use lcai_crypto::{KdfCost, keystore};
 use lcai_genesis::dev::Role;
@@ -11,7 +11,7 @@ use lcai_rpc::api::LcaiApiClient;
 use lcai_tests::{
     ask, funded, open_session,
     reth::{AuthServer, RethNet, RethNode, Through, tail},
-    run,
+    run, until,
 };
 use serde_json::json;
 use std::time::Duration;
@@ -123,6 +123,54 @@ fn a_node_without_the_dispatchers_key_serves_applications_all_the_same() {
         let gone = connection.rpc().get_draw(session.id).await.unwrap_err().to_string();
         assert!(gone.contains("-39015"), "{gone}");
     });
+}
+
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn a_full_node_starts_again_and_makes_a_lost_journal_again() {
+    run(starts_again_and_makes_a_lost_journal_again("--full"));
+}
+
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn a_minimal_node_starts_again_and_makes_a_lost_journal_again() {
+    run(starts_again_and_makes_a_lost_journal_again("--minimal"));
+}
+
+/// A node that prunes by preset, with blocks that have transactions. It is stopped before anything is finalized, so that
+/// Reth's pruner never ran.
+async fn starts_again_and_makes_a_lost_journal_again(preset: &str) {
+    let mut config = DevnetConfig::default();
+    // Deadlines are not what this is about.
+    (config.params.ack_timeout, config.params.completion_timeout) = (120, 480);
+    let mut network = RethNet::start_with(&config, &[preset]).await;
+    let user = funded(&network, 0).await;
+    let session = open_session(&user).await;
+    let (answer, _) = ask(&user, &session, "What is the capital of France?").await;
+    let (job, ours) = (answer.receipt.job.id, answer.receipt.job.transactions.submit);
+    network.node.terminate();
+
+    // Receipts are in the database, because of the log filter; without it Reth would look for files.
+    let said = network.node.refused(&["--prune.receipts.distance=20000"]).expect("a filter that is dropped");
+    assert!(said.contains("was started with a log filter of receipts"), "{}", tail(&said));
+
+    std::fs::remove_dir_all(network.node.directory().join("data/lcai")).unwrap();
+    network.node.add_flag("--lcai.accept-empty-journal");
+    network.node.restart().await;
+    let connection = Connection::open(&network.node.url(), None).await.unwrap();
+    let made_again = async || connection.rpc().get_job(job).await.ok().flatten();
+    until("the job is read from the chain again", async || made_again().await.is_some()).await;
+    assert_eq!(made_again().await.unwrap().transactions.submit, ours);
+
+    network.node.kill();
+    network.node.restart().await;
+    let user = funded(&network, 1).await;
+    let offered = async || user.request_session(DEFAULT_MODEL).await.is_ok();
+    until("the workers are back", offered).await;
+    let session = open_session(&user).await;
+    let (answer, _) = ask(&user, &session, "What is the capital of Italy?").await;
+    assert!(answer.text.contains("Rome"), "{}", answer.text);
+    network.stop().await;
 }
 
 #[test]

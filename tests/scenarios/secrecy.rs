@@ -3,14 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use alloy_primitives::B256;
-use lcai::devnet::{Devnet, DevnetConfig};
+use jsonrpsee::{core::client::ClientT, rpc_params};
+use lcai::devnet::DevnetConfig;
 use lcai_client::{Connection, Event, User};
+use lcai_rpc::api::LcaiApiClient;
 use lcai_tests::{
-    devnet, fee,
+    Network, devnet, fee,
     leaks::{Logs, find, forms},
-    open_session, proxy, run,
+    open_session,
+    proxy::{self, Recording},
+    reth::{RethNet, RethNode},
+    run,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
 
 /// Long and unlike anything else, so that finding it means that it leaked.
@@ -18,67 +23,103 @@ const PROMPT: &str = "zebra-quartz-7731: what is the capital of France?";
 
 #[test]
 fn nothing_on_the_way_holds_prompt_answer_or_key() {
-    let logs = Logs::default();
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("trace,ethrex=info,hyper=info,h2=info"))
-        .with_writer(logs.clone())
-        .with_ansi(false)
-        .init();
+    let logs = capture_logs();
     run(async {
         let listen = proxy::free_port().await;
         let (address, recording) = proxy::record(listen).await;
         let url = format!("ws://{address}");
         let config = DevnetConfig { listen, worker_url: Some(url.clone()), ..DevnetConfig::default() };
         let devnet = devnet(config).await;
-        let user = User::new(Connection::open(&url, None).await.unwrap(), devnet.user(0).unwrap().clone());
-        let session = open_session(&user).await;
-        let fee = fee(&user).await;
-        let answer = user.ask(&session, PROMPT.as_bytes(), None, fee, &mut |_: Event| {}).await.unwrap();
-        assert!(!answer.text.is_empty());
-
-        let chain = chain_dump(&devnet).await;
-        let wire = recording.bytes();
-        let logged = logs.bytes();
-        // The recordings hold what they should, or finding nothing in them would mean nothing.
-        assert!(find(&chain, answer.receipt.job.prompt_blob_hash.as_slice()));
-        assert!(find(&wire, b"lcai_submitFrames") && find(&wire, b"eth_sendRawTransaction"));
-        assert!(find(&logged, b"lcai"));
-
-        let prompt = ("prompt", PROMPT.as_bytes().to_vec());
-        let text = ("answer", answer.text.clone().into_bytes());
-        let key = ("session key", session.key.expose().to_vec());
-        for (what, secret) in [prompt, text, key] {
-            for (place, bytes) in [("chain", &chain), ("wire", &wire), ("logs", &logged)] {
-                for (form, needle) in forms(&secret) {
-                    assert!(!find(bytes, &needle), "the {what} is in the {place} as {form}");
-                }
-            }
-        }
+        story(&devnet, &url, &recording, || logs.bytes()).await;
         devnet.stop().await;
     });
 }
 
+/// The same over Reth, with our extensions in its process; its log counts too.
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn nothing_on_the_way_holds_prompt_answer_or_key_on_reth() {
+    let logs = capture_logs();
+    run(async {
+        let mut config = DevnetConfig::default();
+        // Writing so much takes its time.
+        (config.params.ack_timeout, config.params.completion_timeout) = (120, 480);
+        let node = RethNode::start(&config, &["--log.stdout.filter", RETH_LOGS]).await;
+        let (address, recording) = proxy::record(node.address()).await;
+        let url = format!("ws://{address}");
+        let network = RethNet::over(node, url.clone(), &config).await;
+        let logged = || [logs.bytes(), network.node.log().into_bytes()].concat();
+        story(&network, &url, &recording, logged).await;
+        assert!(network.node.log().contains("DEBUG"), "the node says more than usual");
+        network.stop().await;
+    });
+}
+
+/// Everything that has to do with us; all of Reth at this level is more than it can write.
+const RETH_LOGS: &str = "debug,lcai=trace,lcai_reth=trace,lcai_node=trace,lcai_rpc=trace,lcai_host=trace,\
+                         lcai_exex_dispatch=trace,lcai_blob=trace,jsonrpsee=trace,rpc=trace,txpool=trace";
+
+fn capture_logs() -> Logs {
+    let logs = Logs::default();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("trace,ethrex=info,hyper=info,h2=info"))
+        .with_writer(logs.clone())
+        .with_ansi(false)
+        .init();
+    logs
+}
+
+/// Asks over `url`, where everything is recorded, and looks for what must be nowhere.
+async fn story(network: &impl Network, url: &str, recording: &Recording, logged: impl Fn() -> Vec<u8>) {
+    let user = User::new(Connection::open(url, None).await.unwrap(), network.user(0));
+    let session = open_session(&user).await;
+    let fee = fee(&user).await;
+    let answer = user.ask(&session, PROMPT.as_bytes(), None, fee, &mut |_: Event| {}).await.unwrap();
+    assert!(!answer.text.is_empty());
+
+    let (wire, logged) = (recording.bytes(), logged());
+    let chain = chain_dump(&user).await;
+    // The recordings hold what they should, or finding nothing in them would mean nothing.
+    assert!(find(&chain, answer.receipt.job.prompt_blob_hash.as_slice()));
+    assert!(find(&wire, b"lcai_submitFrames") && find(&wire, b"eth_sendRawTransaction"));
+    assert!(find(&logged, b"lcai"));
+
+    let prompt = ("prompt", PROMPT.as_bytes().to_vec());
+    let text = ("answer", answer.text.clone().into_bytes());
+    let key = ("session key", session.key.expose().to_vec());
+    for (what, secret) in [prompt, text, key] {
+        for (place, bytes) in [("chain", &chain), ("wire", &wire), ("logs", &logged)] {
+            for (form, needle) in forms(&secret) {
+                assert!(!find(bytes, &needle), "the {what} is in the {place} as {form}");
+            }
+        }
+    }
+}
+
 /// Every transaction, log and blob of the chain.
-async fn chain_dump(devnet: &Devnet) -> Vec<u8> {
+async fn chain_dump(user: &User) -> Vec<u8> {
+    let node = user.node().rpc();
+    let head = user.node().chain().heads().await.unwrap().head.number;
     let mut dump = Vec::new();
-    for number in 0..=devnet.chain().heads().head.number {
-        let block =
-            devnet.chain().rpc("eth_getBlockByNumber", json!([format!("{number:#x}"), true])).await.unwrap();
+    for number in 0..=head {
+        let block: Value =
+            node.request("eth_getBlockByNumber", rpc_params![format!("{number:#x}"), true]).await.unwrap();
         for transaction in block["transactions"].as_array().unwrap() {
             let input = transaction["input"].as_str().unwrap();
             dump.extend(hex::decode(input.trim_start_matches("0x")).unwrap());
             for hash in transaction["blobVersionedHashes"].as_array().into_iter().flatten() {
                 let hash: B256 = hash.as_str().unwrap().parse().unwrap();
-                let blob = devnet.chain().blob(hash).expect("the archive has every blob of a short run");
+                let blob = node.get_blob(hash, None).await.unwrap().expect("the node keeps every blob");
                 dump.extend_from_slice(hash.as_slice());
-                dump.extend_from_slice(blob.as_slice());
+                dump.extend_from_slice(&blob);
                 // The payload without the zero byte of each field element, where text would be in one piece.
-                let blob = Box::new(lcai_blob::Blob::try_from(blob.as_slice()).unwrap());
+                let blob = Box::new(lcai_blob::Blob::try_from(blob.as_ref()).unwrap());
                 dump.extend(lcai_blob::decode(blob.as_slice()).unwrap());
             }
         }
         let hash = block["hash"].as_str().unwrap();
-        let logs = devnet.chain().rpc("eth_getLogs", json!([{ "blockHash": hash }])).await.unwrap();
+        let logs: Value =
+            node.request("eth_getLogs", rpc_params![json!({ "blockHash": hash })]).await.unwrap();
         for log in logs.as_array().unwrap() {
             dump.extend(hex::decode(log["data"].as_str().unwrap().trim_start_matches("0x")).unwrap());
         }

@@ -14,7 +14,7 @@ use lcai_host_rpc::RpcClient;
 use lcai_primitives::contracts::Deployment;
 use serde_json::{Value, json};
 use std::{
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -54,13 +54,17 @@ impl RethNode {
     /// Writes the genesis of such a devnet and starts the node on it.
     pub async fn start(config: &DevnetConfig, flags: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("lcai-reth-").tempdir().unwrap();
+        std::fs::write(directory.path().join("genesis.json"), Self::genesis(config)).unwrap();
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Self::begin(directory, NodeRole::Miner(config.block_time), flags).await
+    }
+
+    /// The genesis of such a devnet, JSON.
+    pub fn genesis(config: &DevnetConfig) -> String {
         let fork = if config.prague { Fork::Prague } else { Fork::Osaka };
         let accounts = DevAccounts::derive(config.workers).unwrap();
         let spec = dev::spec(&accounts, fork, DEFAULT_TIMESTAMP, config.params).unwrap();
-        let genesis = lcai_genesis::build(&spec).unwrap().genesis;
-        std::fs::write(directory.path().join("genesis.json"), serde_json::to_vec(&genesis).unwrap()).unwrap();
-        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        Self::begin(directory, NodeRole::Miner(config.block_time), flags).await
+        serde_json::to_string(&lcai_genesis::build(&spec).unwrap().genesis).unwrap()
     }
 
     /// Starts a node on this one's chain that follows it and signs nothing itself.
@@ -96,6 +100,11 @@ impl RethNode {
     /// Where `eth_*` and `lcai_*` are, over WebSocket.
     pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}", self.ports[0])
+    }
+
+    /// The same without a scheme, for who stands in front of it.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports[0]))
     }
 
     /// Where `eth_*` and `lcai_*` are, over HTTP.
@@ -182,6 +191,11 @@ impl RethNode {
         child.kill().unwrap();
         child.wait().unwrap();
         None
+    }
+
+    /// Gives it a flag more from its next start on.
+    pub fn add_flag(&mut self, flag: &str) {
+        self.flags.push(flag.to_owned());
     }
 
     /// Starts the node where it stopped, and waits until it answers.
@@ -338,6 +352,11 @@ impl RethNet {
         lcai::logging::init(None);
         let node = RethNode::start(config, flags).await;
         let url = node.url();
+        Self::over(node, url, config).await
+    }
+
+    /// Brings workers to a node, which users and workers reach at `url`.
+    pub async fn over(node: RethNode, url: String, config: &DevnetConfig) -> Self {
         let connection = Connection::open(&url, None).await.unwrap();
         let deployment = connection.network().deployment;
         let fleet = FleetConfig {
