@@ -2,14 +2,16 @@
 //! the beacon chain.
 
 use super::{Net, Side, checker, genesis::SLOTS_PER_EPOCH, watch::Watch};
-use crate::{Network, ask, fee, funded, session_with};
+use crate::{Network, ask, fee, funded};
 use alloy_primitives::{Address, B256, Bytes};
 use alloy_sol_types::SolCall;
 use clap::Parser;
 use eyre::{OptionExt, WrapErr};
 use jsonrpsee::core::ClientError;
+use lcai::ask::DEFAULT_MODEL;
 use lcai_blob::{BeaconSource, BlobHint, BlobSource, FallbackSource};
 use lcai_client::{Answer, Connection, User, UserSession};
+use lcai_crypto::SessionKey;
 use lcai_host::{Call, TxLane, TxSpec};
 use lcai_primitives::{
     contracts::{Job, JobRegistry, JobState},
@@ -60,7 +62,7 @@ pub async fn run(net: &mut Net, watch: &Watch, short: bool, summary: &mut Summar
     let (cheat, honest) = (dispatching.workers()[0], dispatching.workers()[1]);
     // One user on each node.
     let (ann, bob) = (funded(&dispatching, 0).await, funded(&disputing, 1).await);
-    let (anns, bobs) = (session_with(&ann, cheat).await, session_with(&bob, honest).await);
+    let (anns, bobs) = (session_with(&ann, cheat).await?, session_with(&bob, honest).await?);
     summary.note(format!(
         "session {} with worker {cheat} through the dispatcher's node, session {} with worker {honest} through the \
          disputer's",
@@ -89,6 +91,20 @@ pub async fn run(net: &mut Net, watch: &Watch, short: bool, summary: &mut Summar
         past_retention(net, hash, summary).await?;
     }
     agreement(net, summary).await
+}
+
+/// Sessions until the draw gives one with the worker. A refusal is asked again: the two nodes can be a block apart.
+async fn session_with(user: &User, worker: Address) -> eyre::Result<UserSession> {
+    for _ in 0..60 {
+        if let Ok(offer) = user.request_session(DEFAULT_MODEL).await
+            && let Ok(session) = user.open_session(&offer, SessionKey::random()).await
+            && session.worker == worker
+        {
+            return Ok(session);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    eyre::bail!("{worker} was not drawn in sixty sessions")
 }
 
 type Jobs = Vec<(Answer, Answer)>;
