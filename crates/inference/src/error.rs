@@ -28,6 +28,18 @@ pub enum InferenceError {
         /// SHA-256 found, hex.
         found: String,
     },
+    /// A parameter of the model is not the one asked for: the same weights would answer otherwise.
+    #[error("model {model} has {parameter} {found:?}, expected {expected:?}")]
+    ParameterMismatch {
+        /// The model's name.
+        model: String,
+        /// The parameter's.
+        parameter: String,
+        /// The value expected.
+        expected: String,
+        /// The values found, one after the other; empty where there is none.
+        found: String,
+    },
     /// The model server answered with an HTTP error.
     #[error("model server answered HTTP {status} to {path}")]
     Rejected {

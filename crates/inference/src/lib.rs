@@ -20,5 +20,5 @@ pub use embedded::{EmbeddedBackend, EmbeddedModel};
 pub use embedder::{Embedder, EmbedderDescription, MiniLm, OllamaEmbedder, cosine};
 pub use error::InferenceError;
 pub use isa::isa_class;
-pub use ollama::{OllamaBackend, OllamaConfig};
+pub use ollama::{OllamaBackend, OllamaConfig, OllamaModel};
 pub use source::{ModelSource, ModelSourceError};

@@ -1,4 +1,8 @@
-//! Ollama's HTTP API (`/api/tags`, `/api/generate`, `/api/chat`).
+//! Ollama's HTTP API (`/api/tags`, `/api/show`, `/api/generate`, `/api/chat`).
+
+mod installed;
+
+pub use installed::OllamaModel;
 
 use crate::{
     Backend, Delta, FinishReason, GenerateRequest, Generation, GenerationStats, InferenceError,
@@ -26,10 +30,15 @@ const MAX_TAGS: usize = 4 << 20;
 pub struct OllamaConfig {
     /// Base address, e.g. `http://127.0.0.1:11434`.
     pub url: String,
-    /// Names of the chain that differ from Ollama's tags, e.g. `llama3-8b` for `llama3:8b`.
+    /// Ollama's names of the models that are served, by the chain's, e.g. `llama3:8b` by `llama3-8b`; without a tag they are
+    /// `latest`. Another model is listed under Ollama's name.
     pub tags: BTreeMap<String, String>,
-    /// Digest each model must have (64 hex digits, by the chain's name); checked by [`OllamaBackend::check`].
+    /// SHA-256 that each model must have, of its manifest or of its GGUF file (64 hex digits, by the chain's name); checked
+    /// by [`OllamaBackend::check`].
     pub digests: BTreeMap<String, String>,
+    /// Parameters that each model's Modelfile must set (by the chain's name), e.g. `num_ctx`, beyond which Ollama cuts
+    /// conversations without a word; checked by [`OllamaBackend::check`].
+    pub parameters: BTreeMap<String, BTreeMap<String, String>>,
     /// To open a connection.
     pub connect_timeout: Duration,
     /// From the request to the first token; covers loading the model.
@@ -46,6 +55,7 @@ impl Default for OllamaConfig {
             url: "http://127.0.0.1:11434".to_owned(),
             tags: BTreeMap::new(),
             digests: BTreeMap::new(),
+            parameters: BTreeMap::new(),
             connect_timeout: Duration::from_secs(5),
             first_token_timeout: Duration::from_secs(90),
             idle_timeout: Duration::from_secs(20),
@@ -75,7 +85,7 @@ impl OllamaBackend {
         Ok(Self { config, http })
     }
 
-    /// Checks at start that Ollama answers, has every model (names of the chain) and has the agreed weights.
+    /// Checks at start that Ollama answers, has every model (names of the chain), the agreed weights and parameters.
     ///
     /// # Errors
     /// The first thing that is not so.
@@ -83,18 +93,12 @@ impl OllamaBackend {
         let tags = self.tags().await?;
         for model in models {
             let tag = self.tag(model);
-            let found = tags
-                .iter()
-                .find(|t| t.name == tag)
-                .ok_or_else(|| InferenceError::ModelMissing(tag.clone()))?;
-            if let Some(expected) =
-                self.config.digests.get(model).filter(|d| !d.eq_ignore_ascii_case(&found.digest))
-            {
-                return Err(InferenceError::DigestMismatch {
-                    model: model.clone(),
-                    expected: expected.clone(),
-                    found: found.digest.clone(),
-                });
+            if !tags.iter().any(|listed| listed.name == tag) {
+                return Err(InferenceError::ModelMissing(tag));
+            }
+            let (digest, parameters) = (self.config.digests.get(model), self.config.parameters.get(model));
+            if digest.is_some() || parameters.is_some() {
+                self.installed(model).await?.check(model, digest, parameters)?;
             }
         }
         Ok(())

@@ -71,7 +71,9 @@ impl ModelSource {
                 Ok(Arc::new(backend))
             }
             Self::Ollama { url, names } => {
-                let backend = OllamaBackend::new(OllamaConfig { url, ..OllamaConfig::default() })?;
+                // By these it knows `NAME:latest` in the server's list as the chain's `NAME`.
+                let tags = names.iter().map(|name| (name.clone(), name.clone())).collect();
+                let backend = OllamaBackend::new(OllamaConfig { url, tags, ..OllamaConfig::default() })?;
                 backend.check(&names).await?;
                 Ok(Arc::new(backend))
             }

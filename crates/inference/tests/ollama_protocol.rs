@@ -4,7 +4,7 @@
 
 use lcai_inference::{
     Backend, Embedder, FinishReason, GenerateOptions, GenerateRequest, Generation, InferenceError,
-    OllamaBackend, OllamaConfig, OllamaEmbedder,
+    ModelSource, OllamaBackend, OllamaConfig, OllamaEmbedder,
 };
 use lcai_primitives::prompt::{ChatInput, Message, Role};
 use std::{collections::BTreeMap, time::Duration};
@@ -19,6 +19,9 @@ const TAGS: &str = include_str!("fixtures/tags.json");
 const GENERATE: &str = include_str!("fixtures/generate.ndjson");
 const CHAT: &str = include_str!("fixtures/chat.ndjson");
 const EMPTY: &str = include_str!("fixtures/empty.ndjson");
+const SHOW: &str = include_str!("fixtures/show.json");
+/// The weights' digest in it.
+const WEIGHTS: &str = "c590a3648cc7d0f3ce74d5a0495d72fe65719505f9d0524540fc079bb97ba04d";
 
 /// What the server does with a request.
 enum Answer {
@@ -34,45 +37,57 @@ enum Answer {
 async fn serve(answer: Answer) -> (String, tokio::task::JoinHandle<(String, String)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let task = tokio::spawn(async move {
-        let (mut socket, _) = listener.accept().await.unwrap();
-        let mut request = Vec::new();
-        let (head, length) = loop {
-            let mut buffer = [0u8; 4096];
-            let n = socket.read(&mut buffer).await.unwrap();
-            request.extend_from_slice(&buffer[..n]);
-            let text = String::from_utf8_lossy(&request).into_owned();
-            if let Some(end) = text.find("\r\n\r\n") {
-                let length = text
-                    .lines()
-                    .find_map(|l| {
-                        l.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok()
-                    })
-                    .unwrap_or(0);
-                break (end + 4, length);
-            }
-        };
-        while request.len() < head + length {
-            let mut buffer = [0u8; 4096];
-            let n = socket.read(&mut buffer).await.unwrap();
-            request.extend_from_slice(&buffer[..n]);
+    (url, tokio::spawn(async move { serve_next(&listener, &answer).await }))
+}
+
+/// Serves these bodies, one after the other.
+async fn serve_in_turn<const N: usize>(bodies: [&'static str; N]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        for body in bodies {
+            serve_next(&listener, &Answer::Whole(200, body.to_owned())).await;
         }
-        let (status, body, extra) = match &answer {
-            Answer::Whole(status, body) => (*status, body.clone(), 0),
-            Answer::CutOff(body) | Answer::Hang(body) => (200, body.clone(), 1000),
-        };
-        let response = format!(
-            "HTTP/1.1 {status} Status\r\ncontent-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len() + extra
-        );
-        socket.write_all(response.as_bytes()).await.unwrap();
-        if matches!(answer, Answer::Hang(_)) {
-            std::future::pending::<()>().await;
-        }
-        let text = String::from_utf8(request).unwrap();
-        (text.lines().next().unwrap().to_owned(), text[head..].to_owned())
     });
-    (url, task)
+    url
+}
+
+async fn serve_next(listener: &TcpListener, answer: &Answer) -> (String, String) {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut request = Vec::new();
+    let (head, length) = loop {
+        let mut buffer = [0u8; 4096];
+        let n = socket.read(&mut buffer).await.unwrap();
+        request.extend_from_slice(&buffer[..n]);
+        let text = String::from_utf8_lossy(&request).into_owned();
+        if let Some(end) = text.find("\r\n\r\n") {
+            let length = text
+                .lines()
+                .find_map(|l| l.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok())
+                .unwrap_or(0);
+            break (end + 4, length);
+        }
+    };
+    while request.len() < head + length {
+        let mut buffer = [0u8; 4096];
+        let n = socket.read(&mut buffer).await.unwrap();
+        request.extend_from_slice(&buffer[..n]);
+    }
+    let (status, body, extra) = match answer {
+        Answer::Whole(status, body) => (*status, body, 0),
+        Answer::CutOff(body) | Answer::Hang(body) => (200, body, 1000),
+    };
+    let response = format!(
+        "HTTP/1.1 {status} Status\r\ncontent-type: application/x-ndjson\r\nconnection: close\r\ncontent-length: \
+         {}\r\n\r\n{body}",
+        body.len() + extra
+    );
+    socket.write_all(response.as_bytes()).await.unwrap();
+    if matches!(answer, Answer::Hang(_)) {
+        std::future::pending::<()>().await;
+    }
+    let text = String::from_utf8(request).unwrap();
+    (text.lines().next().unwrap().to_owned(), text[head..].to_owned())
 }
 
 fn config(url: String) -> OllamaConfig {
@@ -227,9 +242,19 @@ async fn models_are_listed_under_the_chains_names() {
 }
 
 #[tokio::test]
-async fn the_check_at_start_finds_missing_models_and_other_weights() {
+async fn a_served_model_has_the_chains_name_also_where_ollama_adds_a_tag() {
+    let url = serve_in_turn([TAGS, TAGS]).await;
+    let source = ModelSource::new(Some(&url), &[], &["all-minilm".to_owned()]).unwrap();
+    let models = source.open(1).await.unwrap().models().await.unwrap();
+    let names: Vec<_> = models.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names, ["llama3:8b", "all-minilm"]);
+}
+
+#[tokio::test]
+async fn the_check_at_start_finds_missing_models_other_weights_and_other_parameters() {
     let check = async |change: &dyn Fn(&mut OllamaConfig), model: &str| {
-        let (url, _server) = serve(Answer::Whole(200, TAGS.into())).await;
+        // The list, and for what is checked of one model the list again and its description.
+        let url = serve_in_turn([TAGS, TAGS, SHOW]).await;
         let mut config = config(url);
         change(&mut config);
         OllamaBackend::new(config).unwrap().check(&[model.to_owned()]).await
@@ -237,10 +262,33 @@ async fn the_check_at_start_finds_missing_models_and_other_weights() {
     assert_eq!(check(&|_| (), "llama3-8b").await, Ok(()));
     assert_eq!(check(&|_| (), "all-minilm").await, Ok(()));
     assert_eq!(check(&|_| (), "gemma4:e2b").await, Err(InferenceError::ModelMissing("gemma4:e2b".into())));
-    let other = |c: &mut OllamaConfig| {
-        c.digests.insert("llama3-8b".into(), "00".repeat(32));
+
+    let digest = |digest: &str| {
+        let digest = digest.to_owned();
+        move |c: &mut OllamaConfig| {
+            c.digests.insert("llama3-8b".into(), digest.clone());
+        }
     };
-    assert!(matches!(check(&other, "llama3-8b").await, Err(InferenceError::DigestMismatch { .. })));
+    let tags: serde_json::Value = serde_json::from_str(TAGS).unwrap();
+    let manifest = tags["models"][0]["digest"].as_str().unwrap();
+    for known in [manifest, WEIGHTS] {
+        assert_eq!(check(&digest(known), "llama3-8b").await, Ok(()));
+    }
+    let other = check(&digest(&"00".repeat(32)), "llama3-8b").await;
+    assert!(matches!(other, Err(InferenceError::DigestMismatch { found, .. }) if found == WEIGHTS));
+
+    let parameter = |name: &'static str, value: &'static str| {
+        move |c: &mut OllamaConfig| {
+            let parameters = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            c.parameters.insert("llama3-8b".into(), parameters);
+        }
+    };
+    assert_eq!(check(&parameter("num_ctx", "8192"), "llama3-8b").await, Ok(()));
+    for (name, value, has) in [("num_ctx", "4096", "8192"), ("min_p", "0.1", ""), ("stop", "a", "a, b")] {
+        let error = check(&parameter(name, value), "llama3-8b").await.unwrap_err();
+        let InferenceError::ParameterMismatch { parameter, found, .. } = error else { panic!("{error:?}") };
+        assert_eq!((parameter.as_str(), found.as_str()), (name, has));
+    }
 }
 
 const EMBED: &str = include_str!("fixtures/embed.json");
