@@ -5,11 +5,11 @@ use alloy_primitives::{Address, hex};
 use alloy_signer_local::PrivateKeySigner;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use lcai::{
-    devnet::{DevAccounts, DevnetConfig, Fleet, FleetConfig},
+    devnet::{DevAccounts, DevnetConfig, Fleet, FleetConfig, genesis_spec},
     progress::Progress,
 };
 use lcai_client::Connection;
-use lcai_genesis::{DEFAULT_TIMESTAMP, Fork, dev};
+use lcai_genesis::DEFAULT_TIMESTAMP;
 use lcai_host_rpc::RpcClient;
 use lcai_primitives::contracts::Deployment;
 use serde_json::{Value, json};
@@ -61,9 +61,8 @@ impl RethNode {
 
     /// The genesis of such a devnet, JSON.
     pub fn genesis(config: &DevnetConfig) -> String {
-        let fork = if config.prague { Fork::Prague } else { Fork::Osaka };
         let accounts = DevAccounts::derive(config.workers).unwrap();
-        let spec = dev::spec(&accounts, fork, DEFAULT_TIMESTAMP, config.params).unwrap();
+        let spec = genesis_spec(config, &accounts, DEFAULT_TIMESTAMP).unwrap();
         serde_json::to_string(&lcai_genesis::build(&spec).unwrap().genesis).unwrap()
     }
 

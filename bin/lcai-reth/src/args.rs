@@ -74,6 +74,8 @@ struct File {
     canary_treasury_key: Option<PathBuf>,
     canary_daily_cap: Option<String>,
     canary_node: Option<String>,
+    canary_questions: Option<PathBuf>,
+    canary_paid_from_outside: bool,
     password_file: Option<PathBuf>,
     upstream: Option<String>,
     #[serde(rename = "beacon")]
@@ -125,6 +127,8 @@ impl Settings {
             canary_treasury_key: file.canary_treasury_key,
             canary_daily_cap: file.canary_daily_cap,
             canary_node: file.canary_node,
+            canary_questions: file.canary_questions,
+            canary_paid_from_outside: file.canary_paid_from_outside,
         };
         args.disputer.fill(disputer, base);
         if args.models.is_empty() {

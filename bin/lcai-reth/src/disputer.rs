@@ -7,7 +7,7 @@ use clap::Args;
 use lcai_crypto::{EncryptionSecret, KdfCost, keystore};
 use lcai_genesis::{LCAI, dev::Role};
 use lcai_inference::{Embedder, MiniLm, ModelSource, ModelSourceError};
-use lcai_node::{CANARY_ACCOUNTS, CanaryRole, DisputerRole, REORG_DEPTH};
+use lcai_node::{Book, CANARY_ACCOUNTS, CanaryRole, DisputerRole, REORG_DEPTH};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -53,6 +53,12 @@ pub struct DisputerArgs {
     /// Node through which canaries go (ws://HOST:PORT) [default: this one, where it serves WebSocket]
     #[arg(id = "lcai-canary-node", long = "lcai.canary-node", value_name = "WS-URL")]
     pub canary_node: Option<String>,
+    /// Questions for canaries, one a line, after a tab what the answer contains; users gave them away [default: built-in ones]
+    #[arg(id = "lcai-canary-questions", long = "lcai.canary-questions", value_name = "FILE")]
+    pub canary_questions: Option<PathBuf>,
+    /// Canaries' accounts are paid by hand, as lcaiOperator_getCanaryPayments says, and not by the treasury
+    #[arg(id = "lcai-canary-paid-from-outside", long = "lcai.canary-paid-from-outside")]
+    pub canary_paid_from_outside: bool,
 }
 
 impl DisputerArgs {
@@ -65,6 +71,8 @@ impl DisputerArgs {
         path(&mut self.blob_key, file.blob_key);
         path(&mut self.embedder, file.embedder);
         path(&mut self.canary_treasury_key, file.canary_treasury_key);
+        path(&mut self.canary_questions, file.canary_questions);
+        self.canary_paid_from_outside |= file.canary_paid_from_outside;
         // One of the two flags is the whole choice.
         if self.gguf.is_empty() && self.ollama.is_none() {
             self.gguf = file.gguf.iter().map(|spec| from(base, spec)).collect();
@@ -87,6 +95,8 @@ impl DisputerArgs {
             ("--lcai.canary-treasury-key", self.canary_treasury_key.is_some()),
             ("--lcai.canary-daily-cap", self.canary_daily_cap.is_some()),
             ("--lcai.canary-node", self.canary_node.is_some()),
+            ("--lcai.canary-questions", self.canary_questions.is_some()),
+            ("--lcai.canary-paid-from-outside", self.canary_paid_from_outside),
         ];
         flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
     }
@@ -172,8 +182,14 @@ impl DisputerArgs {
             let is_ws = node.starts_with("ws://") || node.starts_with("wss://");
             eyre::ensure!(is_ws, "--lcai.canary-node {node}: expected ws://HOST:PORT");
         }
-        let (treasury_key, node) = (self.canary_treasury_key.clone(), self.canary_node.clone());
-        Ok(Some(CanarySettings { epoch_seconds, treasury_key, daily_cap, node }))
+        Ok(Some(CanarySettings {
+            epoch_seconds,
+            treasury_key: self.canary_treasury_key.clone(),
+            daily_cap,
+            node: self.canary_node.clone(),
+            questions: self.canary_questions.clone(),
+            paid_from_outside: self.canary_paid_from_outside,
+        }))
     }
 }
 
@@ -213,6 +229,10 @@ pub struct CanarySettings {
     pub daily_cap: U256,
     /// The node they go through; `None`: this one.
     pub node: Option<String>,
+    /// What they ask; `None`: the built-in questions.
+    pub questions: Option<PathBuf>,
+    /// Whether the operator pays their accounts.
+    pub paid_from_outside: bool,
 }
 
 impl DisputerSettings {
@@ -249,7 +269,7 @@ impl DisputerSettings {
 }
 
 impl CanarySettings {
-    /// Opens the treasury's key. `serves_ws`: whether this node serves WebSocket.
+    /// Opens the treasury's key, and reads the questions. `serves_ws`: whether this node serves WebSocket.
     ///
     /// # Errors
     /// When it cannot be used, or canaries have no node to go through.
@@ -258,13 +278,16 @@ impl CanarySettings {
             serves_ws || self.node.is_some(),
             "canaries go through a node's WebSocket: give --lcai.canary-node, or --ws to use this node's"
         );
-        let file = self.treasury_key;
-        let treasury = spawn_blocking(move || -> eyre::Result<_> {
+        let (file, book) = (self.treasury_key, self.questions);
+        let opened = spawn_blocking(move || -> eyre::Result<_> {
             let password = keys::password(password_file.as_deref())?;
             let password = password.as_ref().map(|password| password.as_str());
-            account_or("canary treasury", file.as_deref(), Role::Treasury, password)
+            let treasury = account_or("canary treasury", file.as_deref(), Role::Treasury, password)?;
+            Ok((treasury, book.as_deref().map(questions).transpose()?))
         });
-        Ok(Canaries { treasury: treasury.await??, daily_cap: self.daily_cap, node: self.node })
+        let (treasury, questions) = opened.await??;
+        let Self { daily_cap, node, paid_from_outside, .. } = self;
+        Ok(Canaries { treasury, daily_cap, node, questions, paid_from_outside })
     }
 }
 
@@ -274,6 +297,8 @@ pub struct Canaries {
     treasury: PrivateKeySigner,
     daily_cap: U256,
     node: Option<String>,
+    questions: Option<Book>,
+    paid_from_outside: bool,
 }
 
 impl Canaries {
@@ -283,9 +308,16 @@ impl Canaries {
     /// When it does not, and no other node is named.
     pub fn role(self, own: Option<String>) -> eyre::Result<CanaryRole> {
         let url = self.node.or(own).ok_or_else(|| eyre::eyre!("canaries have no node to go through"))?;
-        let (treasury, daily_cap) = (self.treasury, self.daily_cap);
-        Ok(CanaryRole { url, treasury, daily_cap, accounts: CANARY_ACCOUNTS })
+        let Self { treasury, daily_cap, questions, paid_from_outside, .. } = self;
+        Ok(CanaryRole { url, treasury, daily_cap, accounts: CANARY_ACCOUNTS, questions, paid_from_outside })
     }
+}
+
+fn questions(file: &Path) -> eyre::Result<Book> {
+    let named =
+        |error: &dyn std::fmt::Display| eyre::eyre!("--lcai.canary-questions {}: {error}", file.display());
+    let text = std::fs::read_to_string(file).map_err(|error| named(&error))?;
+    Book::parse(&text).map_err(|error| named(&error))
 }
 
 /// The key of a file, or the development chain's where [`DisputerArgs::check`] let it be missing.
@@ -407,5 +439,31 @@ mod tests {
         let role = canaries().open(None, true).await.unwrap().role(Some("ws://own".into())).unwrap();
         assert_eq!((role.url.as_str(), role.daily_cap), ("ws://own", LCAI * U256::from(DEV_CANARY_CAP)));
         assert_eq!(role.treasury.address(), Role::Treasury.signer().unwrap().address());
+        assert_eq!((role.questions, role.paid_from_outside), (None, false));
+    }
+
+    #[tokio::test]
+    async fn questions_are_read_and_refused_by_their_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("questions");
+        let open = async |text: String| {
+            std::fs::write(&file, text).unwrap();
+            let args = DisputerArgs {
+                gguf: vec!["m=m.gguf".into()],
+                canary_epoch: Some(60),
+                canary_questions: Some(file.clone()),
+                canary_paid_from_outside: true,
+                ..DisputerArgs::default()
+            };
+            let canaries = args.check(None, &[], true).unwrap().unwrap().canaries.unwrap();
+            canaries.open(None, true).await
+        };
+        let lines = |n: u64| (0..n).map(|n| format!("Who is {n}?\tNobody\n")).collect::<String>();
+        let role = open(lines(100)).await.unwrap().role(Some("ws://own".into())).unwrap();
+        assert_eq!((role.questions.unwrap().len(), role.paid_from_outside), (100, true));
+        for (text, expected) in [(lines(5), "5 questions"), (lines(2) + "\tnone", "line 3")] {
+            let error = open(text).await.unwrap_err().to_string();
+            assert!(error.contains("--lcai.canary-questions") && error.contains(expected), "{error}");
+        }
     }
 }

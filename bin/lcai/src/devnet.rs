@@ -7,4 +7,4 @@ mod network;
 pub use args::{DevnetArgs, run};
 pub use fleet::{Fleet, FleetConfig, WorkerModel};
 pub use lcai_genesis::dev::{DevAccounts, Role};
-pub use network::{CanaryConfig, Devnet, DevnetConfig};
+pub use network::{CanaryConfig, Devnet, DevnetConfig, genesis_spec};

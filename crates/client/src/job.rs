@@ -72,15 +72,42 @@ impl User {
         fee: U256,
         events: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Answer, ClientError> {
-        check_prompt(prompt)?;
-        let published = match published {
-            Some(published) => published,
-            None => self.publish_prompt(&session.key, prompt).await?,
-        };
+        let published = self.published(session, prompt, published).await?;
         let call =
             JobRegistry::submitJobCall { sessionId: session.id.into(), blobHash: published.versioned_hash };
         let transaction = self.transact("submitJob", call.abi_encode(), fee).await?;
         self.follow(session, &published, transaction, events).await
+    }
+
+    /// As [`Self::ask`], paid from what the account has deposited with JobRegistry.
+    pub async fn ask_from_deposit(
+        &self,
+        session: &UserSession,
+        prompt: &[u8],
+        published: Option<PublishedBlob>,
+        events: &mut (dyn FnMut(Event) + Send),
+    ) -> Result<Answer, ClientError> {
+        let published = self.published(session, prompt, published).await?;
+        let call = JobRegistry::submitJobOnBehalfCall {
+            user: self.account(),
+            sessionId: session.id.into(),
+            blobHash: published.versioned_hash,
+        };
+        let transaction = self.transact("submitJobOnBehalf", call.abi_encode(), U256::ZERO).await?;
+        self.follow(session, &published, transaction, events).await
+    }
+
+    async fn published(
+        &self,
+        session: &UserSession,
+        prompt: &[u8],
+        published: Option<PublishedBlob>,
+    ) -> Result<PublishedBlob, ClientError> {
+        check_prompt(prompt)?;
+        match published {
+            Some(published) => Ok(published),
+            None => self.publish_prompt(&session.key, prompt).await,
+        }
     }
 
     /// Follows a submitted job to its verified answer; also takes up one that an earlier run submitted.

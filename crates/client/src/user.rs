@@ -7,7 +7,7 @@ use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::{SolCall, SolEvent};
 use lcai_crypto::{EncryptionPublicKey, SessionKey, seal, wrap};
-use lcai_host::{Call, HostError, TxLane, TxSpec};
+use lcai_host::{Call, HostError, LaneClass, LaneConfig, TxLane, TxSpec};
 use lcai_primitives::{
     contracts::{JobRegistry, SessionStatus},
     frames::{MAX_COMPLETE_PAYLOAD, SEAL_OVERHEAD},
@@ -55,7 +55,12 @@ impl std::fmt::Debug for User {
 impl User {
     /// An account on a node. Sends nothing yet.
     pub fn new(node: Connection, signer: PrivateKeySigner) -> Self {
-        let lane = Arc::new(TxLane::new(node.chain(), signer.clone()));
+        Self::with_lane(node, signer, LaneConfig::new(LaneClass::Ordinary))
+    }
+
+    /// As [`Self::new`], with transactions built in another way.
+    pub fn with_lane(node: Connection, signer: PrivateKeySigner, config: LaneConfig) -> Self {
+        let lane = Arc::new(TxLane::with_config(node.chain(), signer.clone(), config));
         Self { node, signer, lane, login: Mutex::new(None) }
     }
 

@@ -1,7 +1,7 @@
 //! The disputer as a part of a node. Dispatcher and disputer are separate nodes wherever it matters; one node holds both
 //! on a devnet only.
 
-use crate::{NodeConfig, start_extension};
+use crate::{Awaited, NodeConfig, start_extension};
 use alloy_primitives::Address;
 use alloy_signer_local::PrivateKeySigner;
 use lcai_blob::{BlobSource, FallbackSource};
@@ -15,6 +15,7 @@ use lcai_host::{
     EffectHandler, ExtensionHandle, FeedState, HostClient, Journal, Supervisor, SystemClock, TxLane,
 };
 use lcai_inference::{Backend, Embedder};
+use lcai_primitives::contracts::Deployment;
 use std::{fmt, sync::Arc};
 use tokio::sync::watch;
 
@@ -63,8 +64,12 @@ pub struct DisputerHandle {
     pub verdicts: Verdicts,
     /// How time is cut into epochs of canaries.
     pub epochs: Epochs,
+    /// The contracts.
+    pub deployment: Deployment,
     /// The secrets of its canaries, where it runs them.
     pub seeds: Option<Seeds>,
+    /// What its operator is to pay canaries' accounts.
+    pub awaited: Awaited,
 }
 
 pub(crate) struct Surroundings<'a> {
@@ -122,5 +127,5 @@ pub(crate) fn start(role: DisputerRole, node: Surroundings<'_>) -> eyre::Result<
     }));
     let core =
         start_extension(node.supervisor, node.journal, node.feed, client, core, Some(handler), "disputer")?;
-    Ok(DisputerHandle { core, verdicts, epochs, seeds })
+    Ok(DisputerHandle { core, verdicts, epochs, deployment, seeds, awaited: Awaited::default() })
 }

@@ -6,8 +6,9 @@ mod drill;
 mod readout;
 mod start_check;
 
-pub use canaries::{CANARY_ACCOUNTS, CanaryRole};
+pub use canaries::{Awaited, CANARY_ACCOUNTS, CanaryRole};
 pub use disputer::{DisputerHandle, DisputerRole, REORG_DEPTH};
+pub use lcai_exex_disputer::canary::Book;
 
 use alloy_primitives::{B256, Bytes};
 use alloy_signer_local::PrivateKeySigner;

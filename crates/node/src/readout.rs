@@ -14,8 +14,8 @@ use lcai_primitives::ids::JobId;
 use lcai_rpc::{
     LcaiDisputerApiServer, LcaiError,
     verdicts::{
-        ComparisonInfo, DisputeInfo, DisputeOutcome, EvidenceInfo, FindingInfo, ManifestInfo, RungName,
-        VerdictExplanation, VerdictGround, VerdictInfo, WorkerStatistics,
+        CanaryPayment, ComparisonInfo, DisputeInfo, DisputeOutcome, EvidenceInfo, FindingInfo, ManifestInfo,
+        RungName, VerdictExplanation, VerdictGround, VerdictInfo, WorkerStatistics,
     },
 };
 use std::{collections::BTreeMap, fmt};
@@ -97,6 +97,10 @@ impl LcaiDisputerApiServer for Readout {
 
     async fn get_worker_statistics(&self) -> RpcResult<Vec<WorkerStatistics>> {
         Ok(self.disputer()?.core.read(statistics))
+    }
+
+    async fn get_canary_payments(&self) -> RpcResult<Vec<CanaryPayment>> {
+        Ok(self.disputer()?.awaited.list())
     }
 }
 
@@ -218,7 +222,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_without_a_disputer_says_so() {
-        let methods = [("getVerdict", "[\"0x1\"]"), ("getEvidence", "[1]"), ("getWorkerStatistics", "[]")];
+        let methods = [
+            ("getVerdict", "[\"0x1\"]"),
+            ("getEvidence", "[1]"),
+            ("getWorkerStatistics", "[]"),
+            ("getCanaryPayments", "[]"),
+        ];
         for (method, params) in methods {
             let call =
                 format!(r#"{{"jsonrpc":"2.0","id":1,"method":"lcaiOperator_{method}","params":{params}}}"#);

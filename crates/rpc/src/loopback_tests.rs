@@ -11,7 +11,7 @@ use crate::{
         AuthorizationRequest, BlockId, CallerProof, JobInfo, JobTransactions, ModelInfo, ReassignmentOffer,
         ReassignmentRequest, SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
     },
-    verdicts::{EvidenceInfo, VerdictInfo, WorkerStatistics},
+    verdicts::{CanaryPayment, EvidenceInfo, VerdictInfo, WorkerStatistics},
 };
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_signer::SignerSync;
@@ -827,6 +827,10 @@ impl LcaiDisputerApiServer for Names {
     }
 
     async fn get_worker_statistics(&self) -> RpcResult<Vec<WorkerStatistics>> {
+        Ok(Vec::new())
+    }
+
+    async fn get_canary_payments(&self) -> RpcResult<Vec<CanaryPayment>> {
         Ok(Vec::new())
     }
 }

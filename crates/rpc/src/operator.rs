@@ -8,7 +8,7 @@ use crate::{
     tokens::TokenIssuer,
     types::{ExtensionHealth, OperatorStatus, RelayCounts},
     unix_now,
-    verdicts::{EvidenceInfo, VerdictInfo, WorkerStatistics},
+    verdicts::{CanaryPayment, EvidenceInfo, VerdictInfo, WorkerStatistics},
 };
 use async_trait::async_trait;
 use jsonrpsee::{core::RpcResult, proc_macros::rpc};
@@ -67,6 +67,12 @@ pub trait LcaiDisputerApi {
     /// Errors: NotOffered.
     #[method(name = "getWorkerStatistics")]
     async fn get_worker_statistics(&self) -> RpcResult<Vec<WorkerStatistics>>;
+
+    /// What accounts of canaries wait to be paid from outside, earliest first; empty where the treasury pays them.
+    ///
+    /// Errors: NotOffered.
+    #[method(name = "getCanaryPayments")]
+    async fn get_canary_payments(&self) -> RpcResult<Vec<CanaryPayment>>;
 }
 
 /// The operator's methods; from [`crate::LcaiRpc::operator`].

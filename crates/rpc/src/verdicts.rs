@@ -1,6 +1,6 @@
 //! What a disputer's node tells its operator: verdicts and why, evidence, and what canaries found.
 
-use alloy_primitives::{Address, B256, TxHash};
+use alloy_primitives::{Address, B256, TxHash, U256};
 use lcai_primitives::{
     ids::{JobId, SessionId},
     quantity,
@@ -181,6 +181,22 @@ pub struct EvidenceInfo {
     pub versioned_hash: Option<B256>,
     /// The transaction that posted it.
     pub transaction: Option<TxHash>,
+}
+
+/// A payment that the disputer's operator is to make to an account of canaries, as an exchange pays a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CanaryPayment {
+    /// Whom to pay.
+    pub account: Address,
+    /// How much, wei.
+    pub amount: U256,
+    /// When, unix seconds: as long before the first session as its user was paid.
+    #[serde(with = "quantity")]
+    pub at: u64,
+    /// From then on it is of no use.
+    #[serde(with = "quantity")]
+    pub until: u64,
 }
 
 /// What became of a worker's answers, and what canaries found. The counts of `canary…` are of the jobs that the disputer

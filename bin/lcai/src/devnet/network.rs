@@ -112,7 +112,9 @@ impl Devnet {
         let mut disputer = disputer(&data_dir.join("disputer")).await?;
         disputer.canary_epoch_seconds = config.canaries.map(|canaries| canaries.epoch_seconds);
 
-        let spec = genesis_spec(&config, &accounts)?;
+        // Each start is another chain with another genesis hash: nobody takes an old session for a new one.
+        let timestamp = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().saturating_sub(1);
+        let spec = genesis_spec(&config, &accounts, timestamp)?;
         let built = progress.step("genesis built: constructors and initialisers run", build(spec)).await?;
         let chain_config = ChainConfig::new(built.genesis).with_mining(mining(&config));
         let chain = progress.step("chain started", EmbeddedChain::start(chain_config)).await?;
@@ -174,6 +176,8 @@ impl Devnet {
                 treasury: Role::Treasury.signer()?,
                 daily_cap: U256::from(CANARY_CAP) * LCAI,
                 accounts: CANARY_ACCOUNTS,
+                questions: None,
+                paid_from_outside: false,
             })?;
         }
         Ok(devnet)
@@ -274,10 +278,16 @@ fn mining(config: &DevnetConfig) -> Mining {
     if config.on_demand { Mining::Both(config.block_time) } else { Mining::Interval(config.block_time) }
 }
 
-fn genesis_spec(config: &DevnetConfig, accounts: &DevAccounts) -> eyre::Result<GenesisSpec> {
+/// What the genesis of such a devnet is built of; `timestamp`: unix seconds of its block.
+///
+/// # Errors
+/// When the accounts do not make a valid genesis.
+pub fn genesis_spec(
+    config: &DevnetConfig,
+    accounts: &DevAccounts,
+    timestamp: u64,
+) -> eyre::Result<GenesisSpec> {
     let fork = if config.prague { Fork::Prague } else { Fork::Osaka };
-    // Each start is another chain with another genesis hash: nobody takes an old session for a new one.
-    let timestamp = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().saturating_sub(1);
     let mut spec = dev::spec(accounts, fork, timestamp, config.params)?;
     if let Some(canaries) = config.canaries {
         let call = AIConfig::setSamplingRateBpsCall { bps: U256::from(canaries.sampling_rate_bps) };

@@ -1,8 +1,8 @@
 //! Whether a worker can tell canaries from users.
 //!
 //! `cargo run --release -p lcai-exex-disputer --example indistinguishable` lets ten weeks of a network happen, with users
-//! by a frozen generator (`users.rs`) and canaries, as nodes send them and as `canary::Plan` would, shows a classifier all that workers
-//! see of 2,000 jobs, and writes `measurement/indistinguishable.md`.
+//! by a frozen generator (`users.rs`) and canaries, as nodes sent them once and as they follow `canary::Plan`, shows a
+//! classifier all that workers see of 2,000 jobs, and writes `measurement/indistinguishable.md`.
 #![allow(
     clippy::print_stdout,
     clippy::expect_used,
@@ -30,7 +30,7 @@ const EACH: usize = 1_000;
 
 fn main() {
     let ways: [(&str, Canaries); 9] = [
-        ("as nodes send them today", TODAY),
+        ("as nodes sent them before they followed a plan", TODAY),
         ("planned", CAREFUL),
         ("planned, built-in questions", Canaries { book: false, ..CAREFUL }),
         ("planned, paid by the treasury", Canaries { outside: false, ..CAREFUL }),

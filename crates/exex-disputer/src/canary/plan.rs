@@ -13,6 +13,9 @@ use alloy_primitives::{B256, U256};
 /// Seconds of a day: what is done at an hour is done at that hour.
 const DAY: u64 = 86_400;
 
+/// In epochs shorter than this, which only development chains have, the time of day is nothing to follow.
+const HOUR: u64 = 3_600;
+
 /// Accounts that one pays where nobody was seen to be like.
 const PLAIN_HOUSEHOLD: u64 = 3;
 
@@ -132,7 +135,11 @@ impl Plan {
     /// One that does not fit into the epoch is left out.
     fn add(&mut self, household: Household, life: Lifetime, dice: &mut Dice) -> usize {
         let Some(was) = household.first_at() else { return 0 };
-        let is = placed(was, life) + dice.throw((life.length() / DAY).max(1)) * DAY;
+        let is = if life.length() < HOUR {
+            life.begin + dice.throw(life.length() / 2)
+        } else {
+            placed(was, life) + dice.throw((life.length() / DAY).max(1)) * DAY
+        };
         if is >= life.until {
             return 0;
         }
@@ -221,6 +228,17 @@ mod tests {
         assert!(plan(at(8), 4, life).members.is_empty());
         assert_eq!(plan(at(5), 4, life).members.len(), 4);
         assert_eq!(Plan::new(B256::ZERO, &Habits::default(), life, 4), Plan::default());
+    }
+
+    #[test]
+    fn in_an_epoch_of_minutes_the_hour_does_not_matter() {
+        let life = Lifetime { from: 1_000, begin: 1_060, until: 1_060 + 105 };
+        let like = Trace { paid_at: 900, first_at: 910, ..trace(None, 0, 1) };
+        let plan = plan(vec![like], 20, life);
+        assert_eq!(plan.members.len(), 20);
+        let opened: BTreeSet<u64> =
+            plan.members.iter().map(|member| member.like.first_at - life.begin).collect();
+        assert!(opened.iter().all(|after| *after < 30) && opened.len() > 5, "{opened:?}");
     }
 
     #[test]

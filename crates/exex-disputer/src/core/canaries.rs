@@ -71,28 +71,6 @@ impl DisputerCore {
         self.jobs.iter().map(|(_, row)| row).filter(move |row| ours(row))
     }
 
-    /// How users ask, for canaries to do alike: jobs of each session, and the seconds between two jobs of one. Of our own
-    /// canaries nothing is told, or their habits would feed on themselves.
-    pub fn traffic(&self) -> (Vec<u64>, Vec<u64>) {
-        let users = self.sessions.iter().map(|(_, session)| session);
-        let users = users.filter(|session| !self.is_canary_account(session.user) && !session.jobs.is_empty());
-        let (mut lengths, mut gaps) = (Vec::new(), Vec::new());
-        for session in users {
-            lengths.push(session.jobs.len() as u64);
-            let times: Vec<u64> = session
-                .jobs
-                .iter()
-                .filter_map(|job| self.jobs.get(job))
-                .map(|row| row.submitted_at)
-                .collect();
-            gaps.extend(times.windows(2).filter_map(|pair| match pair {
-                [earlier, later] => Some(later.saturating_sub(*earlier)),
-                _ => None,
-            }));
-        }
-        (lengths, gaps)
-    }
-
     /// Takes stock when a block is the first of an epoch, before anything in it is applied.
     pub(super) fn begin_epoch(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
         let (Some(before), epochs) = (self.time.get(&0).copied(), self.config.epochs) else { return Ok(()) };

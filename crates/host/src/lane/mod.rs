@@ -31,6 +31,10 @@ pub struct LaneConfig {
     pub class: LaneClass,
     /// Priority fee.
     pub tip: u128,
+    /// Gas limit above the estimate, percent: an estimate can miss refunds and transient storage.
+    pub gas_margin: u64,
+    /// Fee cap less tip, percent of the base fee.
+    pub base_fee_factor: u128,
     /// Never pays more per gas.
     pub max_fee: u128,
     /// Never pays more per blob gas.
@@ -53,6 +57,8 @@ impl LaneConfig {
         Self {
             class,
             tip: 1_000_000_000,
+            gas_margin: 20,
+            base_fee_factor: 200,
             max_fee: 500_000_000_000,
             max_blob_fee: 500_000_000_000,
             poll: Duration::from_millis(300),
@@ -75,7 +81,7 @@ pub struct TxSpec {
     pub input: Bytes,
     /// The blobs of an EIP-4844 transaction, in the form the fork asks for (EIP-7594 from Osaka on).
     pub sidecar: Option<Arc<BlobTransactionSidecarVariant>>,
-    /// Gas limit; `None` has it estimated, plus a fifth, because an estimate can miss refunds and transient storage.
+    /// Gas limit; `None` has it estimated, plus the lane's margin.
     pub gas_limit: Option<u64>,
 }
 

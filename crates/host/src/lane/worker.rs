@@ -166,7 +166,7 @@ impl Worker {
         };
         let estimate =
             self.client.estimate_gas(request).await.map_err(|error| self.refused_estimate(error))?;
-        Ok(estimate.saturating_add(estimate / 5))
+        Ok(estimate.saturating_add(estimate.saturating_mul(self.config.gas_margin) / 100))
     }
 
     fn refused_estimate(&self, error: HostError) -> LaneError {
@@ -178,14 +178,14 @@ impl Worker {
 
     async fn fees(&self) -> Result<Fees, LaneError> {
         let (base, blob) = self.client.base_fees().await?;
-        let LaneConfig { tip, max_fee, max_blob_fee, class, .. } = self.config;
+        let LaneConfig { tip, base_fee_factor, max_fee, max_blob_fee, class, .. } = self.config;
         if base > max_fee {
             return Err(LaneError::FeeCap { needed: base, cap: max_fee, unit: "gas" });
         }
         if class == LaneClass::Blob && blob > max_blob_fee {
             return Err(LaneError::FeeCap { needed: blob, cap: max_blob_fee, unit: "blob gas" });
         }
-        let max_fee = base.saturating_mul(2).saturating_add(tip).min(max_fee);
+        let max_fee = (base.saturating_mul(base_fee_factor) / 100).saturating_add(tip).min(max_fee);
         Ok(Fees { tip: tip.min(max_fee), max_fee, blob: blob.saturating_mul(2).max(1).min(max_blob_fee) })
     }
 

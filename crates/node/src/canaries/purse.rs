@@ -1,0 +1,280 @@
+//! Money for canaries: from the treasury within its daily cap, or from outside, and from one account to the next.
+
+use super::{CanaryRole, pool::Planned, secret};
+use crate::DisputerHandle;
+use alloy_primitives::{Address, B256, Bytes, U256};
+use alloy_signer_local::PrivateKeySigner;
+use alloy_sol_types::SolCall;
+use lcai_client::User;
+use lcai_exex_disputer::canary::{Member, Payment};
+use lcai_host::{HostClient, JournalError, Records, TxLane, TxSpec};
+use lcai_primitives::contracts::JobRegistry;
+use std::sync::Arc;
+use thiserror::Error;
+use tokio::sync::Mutex;
+
+/// Gas that a session and its jobs may use, in wei at 2 gwei, beside the fees.
+const GAS_ALLOWANCE: u64 = 4_000_000_000_000_000;
+
+/// Gas that a transfer may cost, in wei at 20 gwei.
+const TRANSFER_ALLOWANCE: u64 = 420_000_000_000_000;
+
+/// What an account that pays others is given, in what the first of them needs, where nobody was seen to be like.
+const PLAIN_SHARES: u64 = 4;
+
+/// Why an account got no money.
+#[derive(Debug, Error)]
+pub(super) enum PurseError {
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Enough for today.
+    #[error("the treasury has given out its cap for today")]
+    CapReached,
+    /// The operator has not paid yet.
+    #[error("{0} waits to be paid from outside")]
+    Outside(Address),
+    /// It spent what it was to have.
+    #[error("{0} has no money left for a session")]
+    Spent(Address),
+    /// A transaction failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn failed(error: impl std::fmt::Display) -> PurseError {
+    PurseError::Failed(error.to_string())
+}
+
+/// Who pays.
+pub(super) struct Purse {
+    key: PrivateKeySigner,
+    treasury: TxLane,
+    outside: bool,
+    daily_cap: U256,
+    disputer: DisputerHandle,
+    client: Arc<dyn HostClient>,
+    records: Records,
+    /// One payment at a time: an account has one nonce, and what is spent is added up.
+    paying: Mutex<()>,
+}
+
+impl Purse {
+    pub(super) fn new(
+        role: &CanaryRole,
+        disputer: DisputerHandle,
+        client: Arc<dyn HostClient>,
+        records: Records,
+    ) -> Self {
+        Self {
+            key: role.treasury.clone(),
+            treasury: TxLane::new(client.clone(), role.treasury.clone()),
+            outside: role.paid_from_outside,
+            daily_cap: role.daily_cap,
+            disputer,
+            client,
+            records,
+            paying: Mutex::new(()),
+        }
+    }
+
+    /// Tells the operator whom to pay from outside, as soon as it is known.
+    pub(super) fn announce(&self, planned: &[Planned]) -> Result<(), PurseError> {
+        self.disputer.awaited.forget(self.now());
+        if !self.outside {
+            return Ok(());
+        }
+        for Planned { seed, until, members } in planned {
+            for member in members.iter().filter(|member| member.payer.is_none() && !member.is_plain()) {
+                let account = self.account(*seed, member.index)?.address();
+                self.disputer.awaited.expect(account, member.like.funded, member.like.paid_at, *until);
+            }
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> u64 {
+        self.disputer.core.read(|core| core.block_time())
+    }
+
+    /// The n-th account of the epoch with this seed.
+    pub(super) fn account(&self, seed: B256, index: u64) -> Result<PrivateKeySigner, PurseError> {
+        PrivateKeySigner::from_bytes(&secret(&self.key, seed, index)).map_err(failed)
+    }
+
+    /// Pays an account what its user was paid, once. A crash in between pays it twice at most: it has money, or it has not.
+    pub(super) async fn pay(&self, seed: B256, member: &Member) -> Result<(), PurseError> {
+        let _one_at_a_time = self.paying.lock().await;
+        let account = self.account(seed, member.index)?.address();
+        if !self.balance(account).await?.is_zero() {
+            self.disputer.awaited.paid(account);
+            return Ok(());
+        }
+        let amount = member.like.funded;
+        let Some(payer) = member.payer else { return self.treasury_pays(account, amount).await };
+        let signer = self.account(seed, payer)?;
+        if self.balance(signer.address()).await? < amount.saturating_add(U256::from(TRANSFER_ALLOWANCE)) {
+            return Err(PurseError::Spent(signer.address()));
+        }
+        let lane = TxLane::with_config(self.client.clone(), signer, super::lane(member.like.style));
+        transfer(&lane, account, amount).await
+    }
+
+    /// A payment that the account's user made.
+    pub(super) async fn pay_out(
+        &self,
+        seed: B256,
+        member: &Member,
+        payment: &Payment,
+    ) -> Result<(), PurseError> {
+        let lane = TxLane::with_config(
+            self.client.clone(),
+            self.account(seed, member.index)?,
+            super::lane(member.like.style),
+        );
+        transfer(&lane, payment.to, payment.value).await
+    }
+
+    /// Sees that the account can pay a session's jobs, `(fee, all fees)`; whether it pays them from a deposit.
+    pub(super) async fn make_ready(
+        &self,
+        user: &User,
+        seed: B256,
+        member: &Member,
+        (fee, fees): (U256, U256),
+    ) -> Result<bool, PurseError> {
+        let account = user.account();
+        let has = self.balance(account).await?;
+        if member.is_plain() {
+            let needed = fees.saturating_add(U256::from(GAS_ALLOWANCE));
+            if let Some(missing) = needed.checked_sub(has).filter(|missing| !missing.is_zero()) {
+                self.top_up(seed, member.payer, account, rounded_up(missing)).await?;
+            }
+            return Ok(false);
+        }
+        let deposit = if member.like.style.prepaid { self.deposited(account).await? } else { U256::ZERO };
+        let gas = U256::from(GAS_ALLOWANCE);
+        if deposit >= fees && has >= gas {
+            return Ok(true);
+        }
+        if has < fee.saturating_add(gas) {
+            return Err(PurseError::Spent(account));
+        }
+        let half = has / U256::from(2);
+        if member.like.style.prepaid && deposit.saturating_add(half) >= fees {
+            let lane = TxLane::with_config(
+                self.client.clone(),
+                user.signer().clone(),
+                super::lane(member.like.style),
+            );
+            let registry = user.node().network().deployment.job_registry;
+            let call = TxSpec::call(registry, JobRegistry::depositCall {}.abi_encode().into());
+            included(lane.send(TxSpec { value: whole(half), ..call }).await)?;
+            return Ok(self.deposited(account).await? >= fees);
+        }
+        Ok(false)
+    }
+
+    /// Where nobody was seen to be like: a payer that has not enough is topped up itself.
+    async fn top_up(
+        &self,
+        seed: B256,
+        payer: Option<u64>,
+        to: Address,
+        amount: U256,
+    ) -> Result<(), PurseError> {
+        let _one_at_a_time = self.paying.lock().await;
+        let Some(payer) = payer else { return self.treasury_pays(to, amount).await };
+        let signer = self.account(seed, payer)?;
+        let has = self.balance(signer.address()).await?;
+        if has < amount.saturating_add(U256::from(TRANSFER_ALLOWANCE)) {
+            let share = rounded_up(amount.saturating_mul(U256::from(PLAIN_SHARES)));
+            self.treasury_pays(signer.address(), share).await?;
+        }
+        self.disputer.awaited.paid(signer.address());
+        transfer(&TxLane::new(self.client.clone(), signer), to, amount).await
+    }
+
+    async fn treasury_pays(&self, to: Address, amount: U256) -> Result<(), PurseError> {
+        if self.outside {
+            let now = self.now();
+            self.disputer.awaited.expect(
+                to,
+                amount,
+                now,
+                now.saturating_add(2 * self.disputer.epochs.length),
+            );
+            return Err(PurseError::Outside(to));
+        }
+        self.spend(amount).await?;
+        transfer(&self.treasury, to, amount).await
+    }
+
+    /// Counts against the day's cap, durably, before anything is paid.
+    async fn spend(&self, amount: U256) -> Result<(), PurseError> {
+        let day = self.now() / 86_400;
+        let (records, cap) = (self.records.clone(), self.daily_cap);
+        let spent = tokio::task::spawn_blocking(move || {
+            let key = format!("spent {day}");
+            let before = records.get(key.as_bytes())?;
+            let before = before.and_then(|bytes| U256::try_from_be_slice(&bytes)).unwrap_or_default();
+            let after = before.saturating_add(amount);
+            if after > cap {
+                return Ok(false);
+            }
+            records.put(key.as_bytes(), &after.to_be_bytes::<32>())?;
+            Ok::<_, JournalError>(true)
+        });
+        if spent.await.map_err(failed)?? { Ok(()) } else { Err(PurseError::CapReached) }
+    }
+
+    async fn balance(&self, account: Address) -> Result<U256, PurseError> {
+        self.client.balance(account).await.map_err(failed)
+    }
+
+    async fn deposited(&self, account: Address) -> Result<U256, PurseError> {
+        let call = JobRegistry::prepaidBalanceOfCall { user: account };
+        let to = self.disputer.deployment.job_registry;
+        let call = lcai_host::Call { to, input: call.abi_encode().into() };
+        let data = self.client.call(call, None).await.map_err(failed)?;
+        JobRegistry::prepaidBalanceOfCall::abi_decode_returns(&data).map_err(failed)
+    }
+}
+
+async fn transfer(lane: &TxLane, to: Address, value: U256) -> Result<(), PurseError> {
+    included(lane.send(TxSpec { value, ..TxSpec::call(to, Bytes::new()) }).await)
+}
+
+fn included(sent: Result<lcai_host::Sent, lcai_host::LaneError>) -> Result<(), PurseError> {
+    let sent = sent.map_err(failed)?;
+    if sent.receipt.success { Ok(()) } else { Err(failed(format!("transaction {} reverted", sent.hash))) }
+}
+
+/// The next amount with two digits: nobody pays 1.004 LCAI.
+fn rounded_up(wei: U256) -> U256 {
+    let digits = wei.to_string().len();
+    let unit = U256::from(10).pow(U256::from(digits.saturating_sub(2)));
+    wei.div_ceil(unit).saturating_mul(unit)
+}
+
+/// Without the decimals, where there is something before them.
+fn whole(wei: U256) -> U256 {
+    let lcai = U256::from(10).pow(U256::from(18));
+    if wei < lcai { wei } else { wei / lcai * lcai }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_those_that_people_pay() {
+        let cases = [(0u64, 0u64), (7, 7), (42, 42), (1_004, 1_100), (1_100, 1_100), (99_001, 100_000)];
+        for (exact, round) in cases {
+            assert_eq!(rounded_up(U256::from(exact)), U256::from(round));
+        }
+        let lcai = U256::from(10).pow(U256::from(18));
+        assert_eq!(whole(lcai * U256::from(7) + U256::from(3)), lcai * U256::from(7));
+        assert_eq!(whole(U256::from(3)), U256::from(3));
+    }
+}
