@@ -65,7 +65,7 @@ async fn story(devnet: &impl Network) {
     assert!(after.open_by_sortition(model, SessionKey::random()).await.is_err(), "switched off again");
 }
 
-/// Opens a session by sortition and asks in it; the claim is in the first block any worker may claim in.
+/// Opens a session by sortition and asks in it; the claim is in the first block any worker may claim in, or the next.
 async fn by_sortition(devnet: &impl Network, user: &User) -> (UserSession, Answer) {
     let model = ModelId::from_name(DEFAULT_MODEL);
     let request = user.request_by_sortition(user.account(), model, 120).await.unwrap();
@@ -75,7 +75,8 @@ async fn by_sortition(devnet: &impl Network, user: &User) -> (UserSession, Answe
     assert_eq!(by, claimed.worker);
     let soonest = *first.values().min().unwrap();
     assert_eq!(first[&by], soonest, "the first in the order of tickets: {first:?}");
-    assert_eq!(claimed_in, soonest, "in the first block it may: {first:?}");
+    // In the first block it may, or the next where that one was already being built when its claim came.
+    assert!((soonest..=soonest + 1).contains(&claimed_in), "claimed in block {claimed_in}: {first:?}");
     // The contract agrees on when that is.
     let may = |worker: Address, block: u64| eligible_in(user, request, worker, block);
     if soonest > claimed.request_block + 2 {
