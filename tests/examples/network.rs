@@ -4,7 +4,7 @@
 
 use clap::Parser;
 use lcai_tests::network::{
-    Net, Parts,
+    Net, OurNode, Parts,
     faults::{self, Fault},
     genesis::Plan,
     link::Link,
@@ -27,10 +27,10 @@ struct Arguments {
     /// Break something while users ask, and end; can be repeated. partition needs root, for a network namespace
     #[arg(long, value_enum, conflicts_with = "story")]
     fault: Vec<Fault>,
-    /// Directory with beacon-chain, validator, prysmctl and geth (devnet/build-parts)
+    /// Directory with beacon-chain, validator, prysmctl, geth and ollama (devnet/build-parts)
     #[arg(long, env = "LCAI_PARTS", value_name = "DIR")]
     parts: PathBuf,
-    /// The lcai-reth program
+    /// The lcai-reth program; where there is none, the embedded client takes its place
     #[arg(long, env = "LCAI_RETH", value_name = "FILE")]
     reth: PathBuf,
     /// Where configuration, data and logs are kept; must be empty or new
@@ -87,6 +87,14 @@ async fn network(arguments: Arguments) -> eyre::Result<()> {
     plan.slot_seconds = arguments.slot_seconds;
     plan.validators = arguments.validators;
     plan.retention_epochs = arguments.retention_epochs;
+    if let OurNode::Embedded(_) = parts.node {
+        println!("NO lcai-reth at {}: the embedded client takes its place", arguments.reth.display());
+        eyre::ensure!(
+            arguments.fault.is_empty(),
+            "faults need lcai-reth: an embedded client forgets its chain"
+        );
+        plan.canary_epoch = None;
+    }
     println!("configuration, data and logs: {}", plan.directory.display());
     let apart = arguments.fault.contains(&Fault::Partition);
     let link = apart.then(Link::create).transpose()?;

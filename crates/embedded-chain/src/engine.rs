@@ -11,9 +11,9 @@ use alloy_primitives::B256;
 use ethrex_common::H256;
 use ethrex_rpc::rpc::map_authrpc_requests;
 use ethrex_rpc::utils::RpcRequest;
-use jsonrpsee::RpcModule;
 use jsonrpsee::server::{HttpBody, HttpRequest, HttpResponse, Server, ServerConfig, ServerHandle};
 use jsonrpsee::types::ErrorObjectOwned;
+use jsonrpsee::{Methods, RpcModule};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 use serde_json::Value;
@@ -97,6 +97,21 @@ impl EmbeddedChain {
         addr: SocketAddr,
         jwt_secret: Zeroizing<[u8; 32]>,
     ) -> Result<(SocketAddr, ServerHandle), EmbeddedChainError> {
+        self.serve_engine_with(addr, jwt_secret, Methods::new()).await
+    }
+
+    /// As [`serve_engine`](Self::serve_engine), with more methods behind the same tokens.
+    ///
+    /// # Errors
+    /// If the address cannot be bound, or a method is named like one of the Engine API's.
+    pub async fn serve_engine_with(
+        &self,
+        addr: SocketAddr,
+        jwt_secret: Zeroizing<[u8; 32]>,
+        more: Methods,
+    ) -> Result<(SocketAddr, ServerHandle), EmbeddedChainError> {
+        let mut module = self.engine_module()?;
+        module.merge(more)?;
         let failed = |error: std::io::Error| EmbeddedChainError::EngineServer(error.to_string());
         let guard = tower::ServiceBuilder::new().layer(JwtLayer { secret: Arc::new(jwt_secret) });
         let config = ServerConfig::builder()
@@ -111,7 +126,7 @@ impl EmbeddedChain {
             .await
             .map_err(failed)?;
         let bound = server.local_addr().map_err(failed)?;
-        let handle = server.start(self.engine_module()?);
+        let handle = server.start(module);
         let (stop, cancel) = (handle.clone(), self.inner.cancel.clone());
         tokio::spawn(async move {
             tokio::select! {

@@ -1,7 +1,7 @@
 //! The execution nodes: ours, and geth.
 
 use super::{
-    Place,
+    Place, Side,
     genesis::Plan,
     identity::Identity,
     process::{Process, free_ports},
@@ -72,6 +72,35 @@ impl Execution {
             .arguments(lcai);
         let api = ExecutionApi::new(name, place, http)?;
         Ok(Self { process, identity, api, address: place.api.to_string(), ws, engine })
+    }
+
+    /// The embedded client in a program of ours (`tests/examples/embedded_node.rs`), for where there is no lcai-reth. It has
+    /// no peers.
+    ///
+    /// # Errors
+    /// As [`Self::reth`].
+    pub fn embedded(
+        side: Side,
+        program: &Path,
+        plan: &Plan,
+        place: &Place,
+        upstream: Option<&str>,
+    ) -> eyre::Result<Self> {
+        let name = side.name();
+        let directory = plan.path(name);
+        let [rpc, engine, p2p] = free_ports()?;
+        let process = Process::new(name, program, &directory, place.namespace.as_deref())
+            .arguments([
+                format!("--network {}", plan.directory.display()),
+                format!("--data-dir {}", directory.join("data").display()),
+                format!("--side {name}"),
+                format!("--listen {}:{rpc}", place.api),
+                format!("--engine {}:{engine}", place.api),
+            ])
+            .arguments(upstream.map(|url| format!("--upstream {url}")));
+        let api = ExecutionApi::new(name, place, rpc)?;
+        let identity = Identity::random(place.peers, p2p);
+        Ok(Self { process, identity, api, address: place.api.to_string(), ws: rpc, engine })
     }
 
     /// geth, with its database made from the same genesis.

@@ -4,13 +4,15 @@ use super::{
     Net, Side,
     execution::ExecutionApi,
     genesis::SLOTS_PER_EPOCH,
+    ollama::state_of,
     story::{self, Summary},
     watch::{Sample, Watch},
 };
-use crate::{ask, funded, open_session};
-use alloy_primitives::{Address, B256};
+use crate::{Network, ask, funded, open_session};
+use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolEvent;
 use clap::ValueEnum;
+use eyre::WrapErr;
 use lcai::ask::DEFAULT_MODEL;
 use lcai_client::{Connection, User};
 use lcai_crypto::SessionKey;
@@ -41,6 +43,8 @@ pub enum Fault {
     Reth,
     /// The halves lose each other for an epoch, each makes its own chain, and one of them wins
     Partition,
+    /// The Ollama of the second worker hangs, is killed, and comes back
+    Ollama,
 }
 
 /// Breaks one thing after the other while users ask, and checks at the end that every job came to one end on chain and
@@ -55,11 +59,13 @@ pub async fn run(net: &mut Net, watch: &Watch, faults: &[Fault], summary: &mut S
     summary.note(format!("finality at slot {}", net.slot()));
     let asking = Asking::start(&net.reth[0].ws());
     for fault in faults {
+        println!("  fault {fault:?} from slot {}", net.slot());
         match fault {
             Fault::Beacon => beacon(net, watch, summary).await?,
             Fault::Validators => validators(net, watch, summary).await?,
             Fault::Reth => reth(net, watch, summary).await?,
             Fault::Partition => partition(net, watch, summary).await?,
+            Fault::Ollama => hanging_ollama(net, summary).await?,
         }
         same_head(net, watch).await?;
     }
@@ -155,12 +161,17 @@ async fn validators(net: &mut Net, watch: &Watch, summary: &mut Summary) -> eyre
     eyre::ensure!(final_height < block, "block {block} is final");
     net.validators[1].start()?;
     let again = final_again(net, watch, before).await?;
-    let ended = story::ended(&user, registry, job, 600).await?;
+    let ended = story::ended(&user, registry, job, net.plan.params.resolution_timeout).await?;
+    let cheated = session.worker == net.through(Side::Dispatcher).workers()[0];
+    eyre::ensure!(ended.reExecutionBlobHash != B256::ZERO, "job {job} ended without evidence");
+    let full = ended.similarityScore == U256::from(10_000);
+    eyre::ensure!(full != cheated, "job {job}, cheated: {cheated}, score {}", ended.similarityScore);
     summary.note(format!(
         "validators of the disputer stopped at slot {stopped}: epoch {before} stayed the final one for two epochs, and the \
-         dispute over job {job} (block {block}) without a verdict; finality again by slot {again}, verdict {} of 10000 by \
-         slot {}",
+         dispute over job {job} (block {block}) without a verdict; finality again by slot {again}, verdict {} of 10000 on \
+         {} by slot {}",
         ended.similarityScore,
+        if cheated { "the cheat" } else { "the honest worker" },
         net.slot()
     ));
     Ok(())
@@ -187,6 +198,28 @@ async fn reth(net: &mut Net, watch: &Watch, summary: &mut Summary) -> eyre::Resu
     summary.note(format!(
         "Reth node of the dispatcher killed at slot {killed}, block {head}; back with the others at slot {}",
         net.slot()
+    ));
+    Ok(())
+}
+
+/// A worker whose Ollama hangs, or is gone, is no longer drawn, and is again once Ollama is back.
+async fn hanging_ollama(net: &mut Net, summary: &mut Summary) -> eyre::Result<()> {
+    let through = net.through(Side::Dispatcher);
+    let (url, worker) = (through.url().to_owned(), through.workers()[1]);
+    let Some(ollama) = &mut net.ollama else { eyre::bail!("no ollama among the parts") };
+    let node = Connection::open(&url, None).await?;
+    let unready = |state: &str| state == "unready";
+    ollama.freeze();
+    let hang = state_of(&node, worker, 120, unready).await.wrap_err("a hanging Ollama")?;
+    ollama.kill();
+    // A heartbeat at least.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    state_of(&node, worker, 60, unready).await.wrap_err("an Ollama that is gone")?;
+    ollama.start_again().await?;
+    let back = state_of(&node, worker, 120, |state| state != "unready").await.wrap_err("Ollama is back")?;
+    summary.note(format!(
+        "Ollama stood still: its worker was unready for the node {hang} s later; killed: still; started again: ready \
+         {back} s later"
     ));
     Ok(())
 }

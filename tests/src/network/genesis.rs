@@ -21,7 +21,7 @@ use std::{
 pub const SLOTS_PER_EPOCH: u64 = 32;
 
 /// Password of the keystores in the network's directory, whose keys are public or made for the moment.
-const PASSWORD: &str = "network";
+pub const PASSWORD: &str = "network";
 
 /// What a network is like.
 #[derive(Debug, Clone)]
@@ -81,7 +81,7 @@ pub struct Genesis {
     pub deployment: Deployment,
 }
 
-/// Writes `genesis.json`, `config.yaml`, `genesis.ssz`, `jwt.hex` and the roles' keys.
+/// Writes `genesis.json`, `deployment.json`, `config.yaml`, `genesis.ssz`, `jwt.hex` and the roles' keys.
 ///
 /// # Errors
 /// When the genesis cannot be built, a file cannot be written, or prysmctl refuses.
@@ -99,6 +99,7 @@ pub fn write(plan: &Plan, parts: &Parts) -> eyre::Result<Genesis> {
     // What clients assume when it is missing; prysmctl wants to see it.
     genesis.base_fee_per_gas = Some(1_000_000_000);
     std::fs::write(plan.path("genesis.json"), serde_json::to_vec(&genesis)?)?;
+    std::fs::write(plan.path("deployment.json"), serde_json::to_vec(&built.deployment)?)?;
     std::fs::write(plan.path("config.yaml"), beacon_config(plan))?;
     let name = |name: &str| plan.path(name).display().to_string();
     Process::new("prysmctl", &parts.prysmctl, &plan.path("prysmctl"), None)

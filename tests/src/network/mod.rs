@@ -10,6 +10,7 @@ pub mod faults;
 pub mod genesis;
 pub mod identity;
 pub mod link;
+pub mod ollama;
 pub mod process;
 pub mod story;
 pub mod watch;
@@ -26,7 +27,9 @@ use lcai::{
 };
 use lcai_client::Connection;
 use lcai_primitives::contracts::Deployment;
+use lcai_sidecar::WorkerHandle;
 use link::Link;
+use ollama::Ollama;
 use process::Process;
 use std::{
     net::Ipv4Addr,
@@ -36,7 +39,7 @@ use std::{
 use watch::{Sample, Watch};
 
 /// The model that our disputer runs.
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../devnet/model/lcai-tiny.gguf");
+pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../devnet/model/lcai-tiny.gguf");
 
 /// The programs that others made, and our node.
 #[derive(Debug, Clone)]
@@ -49,12 +52,44 @@ pub struct Parts {
     pub prysmctl: PathBuf,
     /// geth.
     pub geth: PathBuf,
+    /// Ollama, where it could be built.
+    pub ollama: Option<PathBuf>,
     /// Our node.
-    pub reth: PathBuf,
+    pub node: OurNode,
+}
+
+/// What our two nodes run on.
+#[derive(Debug, Clone)]
+pub enum OurNode {
+    /// lcai-reth.
+    Reth(PathBuf),
+    /// The embedded client, where lcai-reth cannot be built.
+    Embedded(PathBuf),
+}
+
+impl OurNode {
+    /// lcai-reth at `reth`, or the embedded client beside this program.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub fn find(reth: &Path) -> eyre::Result<Self> {
+        if reth.is_file() {
+            return Ok(Self::Reth(reth.to_owned()));
+        }
+        let embedded = std::env::current_exe()?.with_file_name("embedded_node");
+        let built = embedded.is_file();
+        eyre::ensure!(built, "neither lcai-reth at {} nor {}", reth.display(), embedded.display());
+        Ok(Self::Embedded(embedded))
+    }
+
+    const fn is_embedded(&self) -> bool {
+        matches!(self, Self::Embedded(_))
+    }
 }
 
 impl Parts {
-    /// The programs that `devnet/build-parts` put into `directory`, and our node.
+    /// The programs that `devnet/build-parts` put into `directory`, and our node: lcai-reth at `reth`, or what takes its
+    /// place.
     ///
     /// # Errors
     /// When one is missing; the text names it.
@@ -64,13 +99,13 @@ impl Parts {
             eyre::ensure!(path.is_file(), "{} is missing: devnet/build-parts makes it", path.display());
             Ok(path)
         };
-        eyre::ensure!(reth.is_file(), "no lcai-reth at {}: build it in bin/lcai-reth", reth.display());
         Ok(Self {
             beacon_chain: part("beacon-chain")?,
             validator: part("validator")?,
             prysmctl: part("prysmctl")?,
             geth: part("geth")?,
-            reth: reth.to_owned(),
+            ollama: part("ollama").ok(),
+            node: OurNode::find(reth)?,
         })
     }
 }
@@ -118,6 +153,8 @@ pub struct Net {
     pub plan: Plan,
     /// What it began with.
     pub genesis: Genesis,
+    /// Whether our nodes are embedded clients, which have no peers and forget their chain when they end.
+    pub embedded: bool,
     /// Our nodes, by side.
     pub reth: [Execution; 2],
     /// The stranger.
@@ -128,7 +165,10 @@ pub struct Net {
     pub validators: [Process; 2],
     /// The link between the halves, where it can be cut.
     pub link: Option<Link>,
+    /// What the second worker answers through, where there is one.
+    pub ollama: Option<Ollama>,
     fleet: Option<Fleet>,
+    with_ollama: Option<WorkerHandle>,
     users: Vec<PrivateKeySigner>,
 }
 
@@ -141,9 +181,7 @@ impl Net {
         let genesis = genesis::write(&plan, parts)?;
         let everywhere = || [Place::here(), Place::here(), Place::here()];
         let [here, there, stranger] = &link.as_ref().map_or_else(everywhere, Link::places);
-        let dispatcher = Execution::reth("dispatcher", &parts.reth, &plan, here, &dispatcher_flags(&plan))?;
-        let flags = disputer_flags(&plan, &dispatcher.ws());
-        let disputer = Execution::reth("disputer", &parts.reth, &plan, there, &flags)?;
+        let [dispatcher, disputer] = our_nodes(parts, &plan, [here, there])?;
         let geth = Execution::geth(&parts.geth, &plan, stranger)?;
         let beacons = [
             Beacon::new("beacon-dispatcher", parts, &plan, here, &dispatcher)?,
@@ -164,7 +202,24 @@ impl Net {
         ];
         let users = DevAccounts::derive(plan.workers)?.users;
         let reth = [dispatcher, disputer];
-        let mut net = Self { plan, genesis, reth, geth, beacons, validators, link, fleet: None, users };
+        let ollama = match &parts.ollama {
+            Some(program) => Some(Ollama::start(program, &plan.path("ollama")).await?),
+            None => None,
+        };
+        let mut net = Self {
+            embedded: parts.node.is_embedded(),
+            plan,
+            genesis,
+            reth,
+            geth,
+            beacons,
+            validators,
+            link,
+            ollama,
+            fleet: None,
+            with_ollama: None,
+            users,
+        };
         net.start_programs().await?;
         Ok(net)
     }
@@ -178,7 +233,7 @@ impl Net {
         for reth in &mut self.reth {
             reth.answers().await?;
         }
-        for reth in &self.reth {
+        for reth in self.reth.iter().filter(|_| !self.embedded) {
             self.geth.api.add_peer(&reth.identity).await?;
         }
         for beacon in 0..self.beacons.len() {
@@ -204,7 +259,7 @@ impl Net {
             Side::Disputer => [1, 0],
         };
         let peers = [self.reth[other].identity.enode(), self.geth.identity.enode()].join(",");
-        let mut more = vec!["--trusted-peers".to_owned(), peers];
+        let mut more = if self.embedded { Vec::new() } else { vec!["--trusted-peers".to_owned(), peers] };
         for beacon in [own, 2] {
             more.extend(["--lcai.beacon".to_owned(), self.beacons[beacon].api.url.clone()]);
         }
@@ -236,7 +291,8 @@ impl Net {
         watch.until("the first blocks", self.plan.delay + 120, begun).await.map(drop)
     }
 
-    /// Brings the workers: the first runs a worse model than it is paid for, the second the right one.
+    /// Brings the workers: the first runs a worse model than it is paid for, in this process; the second the right one, in
+    /// Ollama where that could be built.
     ///
     /// # Errors
     /// When they cannot register, or the node does not hear from them.
@@ -247,10 +303,13 @@ impl Net {
             node,
             deployment: self.genesis.deployment,
             data_dir: self.plan.path("workers"),
-            workers: self.plan.workers,
+            workers: self.plan.workers - u32::from(self.ollama.is_some()),
             models: vec![WorkerModel::Worse, WorkerModel::Good],
         };
         self.fleet = Some(Fleet::start(&config, &connection, &Progress::new(false)).await?);
+        if let Some(ollama) = &self.ollama {
+            self.with_ollama = Some(ollama::start_worker(self, ollama, config.workers).await?);
+        }
         Ok(())
     }
 
@@ -283,6 +342,12 @@ impl Net {
         if let Some(fleet) = self.fleet.take() {
             fleet.stop().await;
         }
+        if let Some(worker) = self.with_ollama.take() {
+            worker.shutdown().await;
+        }
+        if let Some(ollama) = &mut self.ollama {
+            ollama.stop();
+        }
         let [dispatcher, disputer] = &mut self.reth;
         let [one, two, three] = &mut self.beacons;
         let [first, second] = &mut self.validators;
@@ -298,6 +363,23 @@ impl Net {
         ];
         for process in processes {
             process.stop();
+        }
+    }
+}
+
+fn our_nodes(parts: &Parts, plan: &Plan, [here, there]: [&Place; 2]) -> eyre::Result<[Execution; 2]> {
+    match &parts.node {
+        OurNode::Reth(program) => {
+            let dispatcher = Execution::reth("dispatcher", program, plan, here, &dispatcher_flags(plan))?;
+            let flags = disputer_flags(plan, &dispatcher.ws());
+            let disputer = Execution::reth("disputer", program, plan, there, &flags)?;
+            Ok([dispatcher, disputer])
+        }
+        OurNode::Embedded(program) => {
+            let dispatcher = Execution::embedded(Side::Dispatcher, program, plan, here, None)?;
+            let upstream = dispatcher.ws();
+            let disputer = Execution::embedded(Side::Disputer, program, plan, there, Some(&upstream))?;
+            Ok([dispatcher, disputer])
         }
     }
 }
@@ -350,7 +432,9 @@ impl Network for Through<'_> {
     }
 
     fn workers(&self) -> Vec<Address> {
-        self.net.fleet.as_ref().map(Fleet::addresses).unwrap_or_default()
+        let mut workers = self.net.fleet.as_ref().map(Fleet::addresses).unwrap_or_default();
+        workers.extend(self.net.with_ollama.as_ref().map(WorkerHandle::address));
+        workers
     }
 
     fn user(&self, index: usize) -> PrivateKeySigner {

@@ -4,6 +4,7 @@ use eyre::WrapErr;
 use std::{
     fs::{File, OpenOptions},
     net::{Ipv4Addr, TcpListener, UdpSocket},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -20,6 +21,9 @@ pub struct Process {
     arguments: Vec<String>,
     directory: PathBuf,
     namespace: Option<String>,
+    environment: Vec<(String, String)>,
+    /// Whether it leads a process group, which gets its signals.
+    group: bool,
     child: Option<Child>,
 }
 
@@ -33,6 +37,8 @@ impl Process {
             arguments: Vec::new(),
             directory: directory.to_owned(),
             namespace: namespace.map(str::to_owned),
+            environment: Vec::new(),
+            group: false,
             child: None,
         }
     }
@@ -46,6 +52,20 @@ impl Process {
                 None => self.arguments.push(argument.as_ref().to_owned()),
             }
         }
+        self
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has signals reach the programs that it starts too.
+    #[must_use]
+    pub const fn with_children(mut self) -> Self {
+        self.group = true;
         self
     }
 
@@ -70,6 +90,10 @@ impl Process {
             None => Command::new(&self.program),
         };
         command.args(&self.arguments).args(more).current_dir(&self.directory).env("HOME", &self.directory);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if self.group {
+            command.process_group(0);
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let started = command.spawn().wrap_err_with(|| format!("starting {}", self.program.display()))?;
         self.child = Some(started);
@@ -103,6 +127,7 @@ impl Process {
 
     /// kill -9.
     pub fn kill(&mut self) {
+        self.signal("-KILL");
         if let Some(mut child) = self.child.take() {
             // It may have ended by itself.
             let _ = child.kill();
@@ -122,10 +147,16 @@ impl Process {
 
     /// Asks it to end, and goes on.
     pub fn ask_to_stop(&mut self) {
+        self.signal("-TERM");
+    }
+
+    /// Sends a signal, if it runs.
+    pub fn signal(&mut self, signal: &str) {
         if self.is_running()
             && let Some(child) = &self.child
         {
-            let _ = Command::new("kill").arg(child.id().to_string()).status();
+            let group = if self.group { "-" } else { "" };
+            let _ = Command::new("kill").args([signal, "--", &format!("{group}{}", child.id())]).status();
         }
     }
 

@@ -1,7 +1,7 @@
 //! The whole story on the network: sessions, ten jobs, canaries, disputes and verdicts, release, and the blobs of all that in
 //! the beacon chain.
 
-use super::{Net, Side, checker, genesis::SLOTS_PER_EPOCH, watch::Watch};
+use super::{MODEL, Net, Side, checker, genesis::SLOTS_PER_EPOCH, watch::Watch};
 use crate::{Network, ask, fee, funded};
 use alloy_primitives::{Address, B256, Bytes};
 use alloy_sol_types::SolCall;
@@ -13,9 +13,13 @@ use lcai_blob::{BeaconSource, BlobHint, BlobSource, FallbackSource};
 use lcai_client::{Answer, Connection, User, UserSession};
 use lcai_crypto::SessionKey;
 use lcai_host::{Call, TxLane, TxSpec};
+use lcai_inference::{
+    Backend, EmbeddedBackend, EmbeddedModel, GenerateOptions, GenerateRequest, OllamaModel,
+};
 use lcai_primitives::{
     contracts::{Job, JobRegistry, JobState},
     ids::JobId,
+    prompt::{ChatInput, Message, Role},
 };
 use lcai_rpc::{api::LcaiApiClient, verdicts::WorkerStatistics};
 use serde_json::{Value, json};
@@ -60,6 +64,7 @@ pub async fn run(net: &mut Net, watch: &Watch, short: bool, summary: &mut Summar
     net.start_workers().await?;
     let (dispatching, disputing) = (net.through(Side::Dispatcher), net.through(Side::Disputer));
     let (cheat, honest) = (dispatching.workers()[0], dispatching.workers()[1]);
+    with_ollama(net, summary).await?;
     // One user on each node.
     let (ann, bob) = (funded(&dispatching, 0).await, funded(&disputing, 1).await);
     let (anns, bobs) = (session_with(&ann, cheat).await?, session_with(&bob, honest).await?);
@@ -72,6 +77,7 @@ pub async fn run(net: &mut Net, watch: &Watch, short: bool, summary: &mut Summar
     let (jobs, disputed) = jobs(registry, (&ann, &anns), (&bob, &bobs)).await?;
     let disputed = disputed.ok_or_eyre("the worse model answers everything as the good one does")?;
     summary.note(format!("{} jobs answered and settled, slot {}", 2 * jobs.len(), net.slot()));
+    compared(net, &jobs, summary).await?;
     let [(one, first), (two, second)] = disputed;
     summary.note(format!("jobs {one} and {two} are disputed in blocks {first} and {second}"));
 
@@ -86,7 +92,11 @@ pub async fn run(net: &mut Net, watch: &Watch, short: bool, summary: &mut Summar
     canaries(net, summary).await?;
     verdicts(net, watch, &ann, registry, disputed, summary).await?;
     let hash = jobs[0].0.receipt.job.prompt_blob_hash;
-    blobs_found_again(net, &jobs, summary).await?;
+    if net.embedded {
+        summary.note("no blob is lost and found: an embedded client that is stopped forgets its chain");
+    } else {
+        blobs_found_again(net, &jobs, summary).await?;
+    }
     if !short {
         past_retention(net, hash, summary).await?;
     }
@@ -105,6 +115,55 @@ async fn session_with(user: &User, worker: Address) -> eyre::Result<UserSession>
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     eyre::bail!("{worker} was not drawn in sixty sessions")
+}
+
+/// Notes which Ollama the honest worker answers through.
+async fn with_ollama(net: &Net, summary: &mut Summary) -> eyre::Result<()> {
+    let Some(ollama) = &net.ollama else {
+        summary.note("no ollama among the parts (devnet/build-parts says why): the honest worker runs its model itself");
+        return Ok(());
+    };
+    let OllamaModel { tag, digest, weights, parameters } = ollama.check().await?;
+    summary.note(format!(
+        "the honest worker answers through Ollama: {tag}, manifest {digest}, GGUF {}, {parameters:?}; the cheat runs a worse \
+         model itself",
+        weights.unwrap_or_default()
+    ));
+    Ok(())
+}
+
+/// Compares the answers of both workers, and those of the honest one with what its model says in this process.
+async fn compared(net: &Net, jobs: &Jobs, summary: &mut Summary) -> eyre::Result<()> {
+    let model = EmbeddedModel { name: DEFAULT_MODEL.to_owned(), path: MODEL.into(), digest: None };
+    let here = tokio::task::spawn_blocking(move || EmbeddedBackend::load(&[model], 1)).await??;
+    let (mut turns, mut same, mut alike) = (Vec::new(), 0, 0);
+    for (question, (cheat, honest)) in QUESTIONS.into_iter().zip(jobs) {
+        turns.push(Message::new(Role::User, question));
+        let request = GenerateRequest {
+            model: DEFAULT_MODEL.to_owned(),
+            input: ChatInput::Chat(turns.clone()),
+            max_tokens: 64,
+            options: GenerateOptions::default(),
+        };
+        // Nobody reads the pieces.
+        let (pieces, _) = tokio::sync::mpsc::channel(1);
+        let said = here.generate(request, pieces).await?;
+        let text = honest.text.to_string();
+        if *said.text == text {
+            same += 1;
+        } else {
+            println!("    {question} -> {text:?} by the honest worker, {:?} here", said.text.as_str());
+        }
+        alike += usize::from(cheat.text == honest.text);
+        turns.push(Message::new(Role::Assistant, text));
+    }
+    let through = if net.ollama.is_some() { "Ollama" } else { "its own process" };
+    summary.note(format!(
+        "of {} answers of the honest worker, through {through}, {same} are word for word what the embedded backend makes of \
+         the same weights, and {alike} what the cheat's embedded backend made of the worse ones",
+        jobs.len()
+    ));
+    Ok(())
 }
 
 type Jobs = Vec<(Answer, Answer)>;
@@ -263,6 +322,7 @@ async fn asked_on_the_command_line(net: &Net, summary: &mut Summary) -> eyre::Re
 /// Waits until a worker has answered a canary.
 async fn canaries(net: &Net, summary: &mut Summary) -> eyre::Result<()> {
     if net.plan.canary_epoch.is_none() {
+        summary.note("no canaries: the embedded disputer sends none");
         return Ok(());
     }
     let operator = net.operator(Side::Disputer)?;
@@ -376,13 +436,25 @@ async fn past_retention(net: &mut Net, hash: B256, summary: &mut Summary) -> eyr
         net.start_beacon(which)?;
         net.beacons[which].answers().await?;
     }
-    match blob_of(&net.reth[1].ws(), hash).await? {
+    match blob_once_answered(&net.reth[1].ws(), hash).await? {
         Err(text) if text.starts_with("-39006") && text.contains("is gone") => {
             summary.note(format!("past retention, slot {}: {text}", net.slot()));
             Ok(())
         }
         other => eyre::bail!("blob {hash}, past retention: {other:?}"),
     }
+}
+
+/// As [`blob_of`], again for a minute while no beacon node answers: one that has just started does not know its chain yet.
+async fn blob_once_answered(url: &str, hash: B256) -> eyre::Result<Result<Option<Bytes>, String>> {
+    for _ in 0..60 {
+        let answer = blob_of(url, hash).await?;
+        if !matches!(&answer, Err(text) if text.starts_with("-39013")) {
+            return Ok(answer);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    eyre::bail!("no beacon node says where blob {hash} is for a minute")
 }
 
 /// Removes the columns of epochs 0 and 1, in which the story's first job is: `data-columns/PERIOD/EPOCH`.
@@ -405,7 +477,8 @@ fn drop_columns(data: &Path) -> eyre::Result<()> {
 /// When they do not; the text says where.
 pub async fn agreement(net: &Net, summary: &mut Summary) -> eyre::Result<()> {
     let agreement = checker::compare(&[&net.reth[0].api, &net.reth[1].api, &net.geth.api]).await?;
-    summary.note(format!("both Reth nodes and geth agree: {agreement}"));
+    let ours = if net.embedded { "both embedded nodes" } else { "both Reth nodes" };
+    summary.note(format!("{ours} and geth agree: {agreement}"));
     // What geth writes about a block that it does not accept.
     let refused = net.geth.process.log_lines(&["BAD BLOCK", "Invalid payload", "invalid block"])?;
     eyre::ensure!(refused.is_empty(), "geth refused blocks: {refused:?}");
