@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used)]
 
 use clap::Parser;
+use futures::FutureExt;
 use lcai_tests::network::{
     Net, OurNode, Parts,
     faults::{self, Fault},
@@ -11,7 +12,7 @@ use lcai_tests::network::{
     story::{self, Summary},
     watch::Watch,
 };
-use std::{path::PathBuf, process::ExitCode};
+use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Two beacon nodes with validators over two Reth nodes of ours, and a third over geth.
@@ -113,16 +114,20 @@ async fn network(arguments: Arguments) -> eyre::Result<()> {
         println!("workers are ready; it stays up until it is interrupted");
         return std::future::pending().await;
     }
-    let ended = match arguments.fault.as_slice() {
-        [] => story::run(&mut net, &watch, arguments.short, &mut summary).await,
-        some => faults::run(&mut net, &watch, some, &mut summary).await,
+    let running = async {
+        match arguments.fault.as_slice() {
+            [] => story::run(&mut net, &watch, arguments.short, &mut summary).await,
+            some => faults::run(&mut net, &watch, some, &mut summary).await,
+        }
     };
+    // What the scenarios share panics where something does not hold; the summary is printed all the same.
+    let ended = AssertUnwindSafe(running).catch_unwind().await;
     println!("\nsummary, {} slots", net.slot());
     for line in summary.lines() {
         println!("  {line}");
     }
     net.stop().await;
-    ended?;
+    ended.map_err(|_| eyre::eyre!("it panicked; the message is above"))??;
     println!("everything was as it should be");
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! Fetching blobs when a block includes them: the pool forgets them soon, and the consensus client is only the second
-//! source.
+//! Fetching blobs when a block includes them: the pool forgets them soon, and the consensus clients are only the second
+//! source, which a node needs for the blocks it comes to late.
 
-use crate::{Blob, BlobError, BlobHint, BlobSource, BlobStore};
+use crate::{Blob, BlobError, BlobHint, BlobSource, BlobStore, FallbackSource};
 use alloy_primitives::B256;
 use async_trait::async_trait;
 use lcai_host::{
@@ -17,9 +17,15 @@ use std::{
 /// The action under which a fetch is journaled.
 const FETCH: &str = "fetchBlob";
 
-/// Seconds after inclusion for which the execution client may still have the blob; then the fetch is given up and the
-/// consensus client's copy is looked for when somebody asks.
-const FETCH_SECONDS: u64 = 600;
+/// Seconds after inclusion for which the execution client may still get the blob.
+const CLIENT_SECONDS: u64 = 600;
+
+/// Seconds after inclusion for which the blob is looked for: 18 days, for which consensus clients keep it on mainnet's
+/// configuration.
+const FETCH_SECONDS: u64 = 18 * 24 * 3600;
+
+/// How long to wait before a late blob is looked for again, seconds, twice as long each time up to an hour.
+const PATIENCE: u64 = 60;
 
 /// Kept this long while the network's retention period is not known yet, seconds.
 const DEFAULT_RETENTION: u64 = 18 * 24 * 3600;
@@ -108,10 +114,11 @@ impl Extension for BlobKeeper {
 /// Gives the network's retention period, seconds, once it is known.
 pub type Retention = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
 
-/// Fetches from the execution client, verifies, keeps.
+/// Fetches from the execution client, else from consensus clients; verifies, keeps.
 pub struct BlobKeeperHandler {
     store: Arc<BlobStore>,
     retention: Retention,
+    beacons: Vec<Arc<dyn BlobSource>>,
     fetched: std::sync::atomic::AtomicU64,
 }
 
@@ -122,20 +129,31 @@ impl fmt::Debug for BlobKeeperHandler {
 }
 
 impl BlobKeeperHandler {
-    /// Keeps blobs in `store` for the retention period.
-    pub const fn new(store: Arc<BlobStore>, retention: Retention) -> Self {
-        Self { store, retention, fetched: std::sync::atomic::AtomicU64::new(0) }
+    /// Keeps blobs in `store` for the retention period. `beacons` are asked, in order, for what the execution client does not
+    /// have: it never gets the blobs of blocks that it synced.
+    pub const fn new(
+        store: Arc<BlobStore>,
+        retention: Retention,
+        beacons: Vec<Arc<dyn BlobSource>>,
+    ) -> Self {
+        Self { store, retention, beacons, fetched: std::sync::atomic::AtomicU64::new(0) }
     }
 
     /// A blob that is kept already, e.g. because this node posted it, is kept for longer and not fetched.
-    async fn fetch(&self, versioned_hash: B256, context: &EffectContext) -> EffectOutcome {
+    async fn fetch(&self, versioned_hash: B256, block: BlobHint, context: &EffectContext) -> EffectOutcome {
         let keep_until = unix_now().saturating_add((self.retention)().unwrap_or(DEFAULT_RETENTION));
         let store = self.store.clone();
         let known = blocking(move || store.extend(versioned_hash, keep_until)).await;
         if matches!(known, Ok(true)) {
             return EffectOutcome::Done(Vec::new());
         }
-        match HostBlobs::new(context.client.clone()).blob(versioned_hash, None).await {
+        let late = unix_now() > block.timestamp.saturating_add(CLIENT_SECONDS);
+        let mut sources: Vec<Arc<dyn BlobSource>> = vec![Arc::new(HostBlobs::new(context.client.clone()))];
+        // While the pool may have it, a beacon node is not troubled with every block's blobs.
+        if late || context.attempt > 0 {
+            sources.extend(self.beacons.iter().cloned());
+        }
+        match FallbackSource::new(sources).blob(versioned_hash, Some(block)).await {
             Ok(Some(blob)) => {
                 let store = self.store.clone();
                 match blocking(move || store.insert(versioned_hash, &blob, keep_until).map(|_| ())).await {
@@ -144,11 +162,13 @@ impl BlobKeeperHandler {
                         self.prune_now_and_then().await;
                         EffectOutcome::Done(Vec::new())
                     }
-                    Err(e) => retry(e.to_string()),
+                    Err(e) => retry(late, context, e.to_string()),
                 }
             }
-            Ok(None) => retry("the client does not have the blob".into()),
-            Err(e) => retry(e.to_string()),
+            Ok(None) if late => EffectOutcome::Abandon { reason: "no place has the blob".into() },
+            Err(error @ BlobError::Gone { .. }) => EffectOutcome::Abandon { reason: error.to_string() },
+            Ok(None) => retry(late, context, "the client does not have the blob".into()),
+            Err(e) => retry(late, context, e.to_string()),
         }
     }
 
@@ -205,19 +225,30 @@ impl BlobSource for HostBlobs {
     }
 }
 
-fn retry(reason: String) -> EffectOutcome {
-    EffectOutcome::Retry { after: Duration::from_secs(1), reason }
+fn retry(late: bool, context: &EffectContext, reason: String) -> EffectOutcome {
+    let seconds = if late { (PATIENCE << context.attempt.min(6)).min(3_600) } else { 1 };
+    EffectOutcome::Retry { after: Duration::from_secs(seconds), reason }
 }
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
+/// The block that includes the blob, as the fetch of [`BlobKeeper::apply`] tells it.
+fn block_of(intent: &Intent) -> BlobHint {
+    BlobHint {
+        block_number: intent.origin.number,
+        block_hash: intent.origin.hash,
+        timestamp: intent.not_after.unwrap_or_default().saturating_sub(FETCH_SECONDS),
+        parent_beacon_block_root: None,
+    }
+}
+
 #[async_trait]
 impl EffectHandler for BlobKeeperHandler {
     async fn execute(&self, intent: &Intent, context: EffectContext) -> EffectOutcome {
         match postcard::from_bytes(&intent.payload) {
-            Ok(versioned_hash) => self.fetch(versioned_hash, &context).await,
+            Ok(versioned_hash) => self.fetch(versioned_hash, block_of(intent), &context).await,
             Err(e) => EffectOutcome::Abandon { reason: format!("unreadable payload: {e}") },
         }
     }
@@ -226,7 +257,7 @@ impl EffectHandler for BlobKeeperHandler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lcai_host::IncludedBlob;
+    use lcai_host::{IncludedBlob, testing::ScriptedHost};
 
     fn block(number: u64, blobs: &[B256]) -> FeedBlock {
         let included =
@@ -254,5 +285,43 @@ mod tests {
         assert_eq!((keeper.included_at(&b), keeper.included_at(&c)), (None, Some(1_004)));
         assert_eq!((keeper.included.len(), keeper.by_time.len()), (2, 2));
         assert_eq!(effects.into_intents().len(), 4, "each is asked for");
+    }
+
+    /// A handler with an empty store and one beacon node that has the blob of `payload`, or no beacon node.
+    fn handler(payload: &[u8], with_beacon: bool) -> (BlobKeeperHandler, Arc<BlobStore>, B256) {
+        let blob = crate::encode(payload).unwrap();
+        let hash = crate::blob_versioned_hash(&blob).unwrap();
+        let [ours, theirs] = [(); 2].map(|()| Arc::new(BlobStore::in_memory(1 << 20).unwrap()));
+        theirs.insert(hash, &blob, u64::MAX).unwrap();
+        let beacons: Vec<Arc<dyn BlobSource>> = if with_beacon { vec![theirs] } else { Vec::new() };
+        (BlobKeeperHandler::new(ours.clone(), Arc::new(|| None), beacons), ours, hash)
+    }
+
+    fn intent(hash: B256, timestamp: u64) -> Intent {
+        let mut effects = Effects::default();
+        BlobKeeper::default().apply(&FeedBlock { timestamp, ..block(1, &[hash]) }, &mut effects).unwrap();
+        effects.into_intents().remove(0)
+    }
+
+    /// A node that comes to a block late, whose blobs no pool has any more, keeps them all the same.
+    #[tokio::test]
+    async fn the_blobs_of_synced_blocks_come_from_the_beacon_chain() {
+        let host = ScriptedHost::new(1);
+        let (handler, store, hash) = handler(b"a prompt", true);
+        let hours_ago = intent(hash, unix_now() - 3 * 3_600);
+        let outcome = handler.execute(&hours_ago, EffectContext::new(host.client())).await;
+        assert!(matches!(outcome, EffectOutcome::Done(_)), "{outcome:?}");
+        assert!(store.get(hash).unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_late_blob_that_nobody_has_is_given_up_and_a_fresh_one_is_waited_for() {
+        let host = ScriptedHost::new(1);
+        let (handler, _, hash) = handler(b"a prompt", false);
+        let context = || EffectContext::new(host.client());
+        let late = handler.execute(&intent(hash, unix_now() - 3_600), context()).await;
+        assert!(matches!(late, EffectOutcome::Abandon { .. }), "{late:?}");
+        let fresh = handler.execute(&intent(hash, unix_now()), context()).await;
+        assert!(matches!(fresh, EffectOutcome::Retry { .. }), "{fresh:?}");
     }
 }

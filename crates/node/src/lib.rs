@@ -147,7 +147,10 @@ impl Node {
             let dispatch = dispatch.clone();
             Arc::new(move || dispatch.read(|core| core.params().map(|p| p.blob_retention_period)))
         };
-        let fetcher: Arc<dyn EffectHandler> = Arc::new(BlobKeeperHandler::new(blobs.clone(), retention));
+        // They are told the block of each blob.
+        let beacons = beacons(&config, &(Arc::new(|_| None) as Locate))?;
+        let fetcher: Arc<dyn EffectHandler> =
+            Arc::new(BlobKeeperHandler::new(blobs.clone(), retention, beacons));
         let keeper = start_extension(
             &supervisor,
             &journal,
@@ -294,10 +297,16 @@ fn blob_sources(
     let keeper = keeper.clone();
     let locate: Locate = Arc::new(move |hash| keeper.read(|keeper| keeper.included_at(&hash)));
     let mut sources: Vec<Arc<dyn BlobSource>> = vec![Arc::new(HostBlobs::new(client))];
-    for url in &config.beacons {
-        sources.push(Arc::new(BeaconSource::new(url, locate.clone())?));
-    }
+    sources.extend(beacons(config, &locate)?);
     Ok(sources)
+}
+
+/// The consensus clients, in order.
+fn beacons(config: &NodeConfig, locate: &Locate) -> eyre::Result<Vec<Arc<dyn BlobSource>>> {
+    let beacon = |url| -> eyre::Result<Arc<dyn BlobSource>> {
+        Ok(Arc::new(BeaconSource::new(url, locate.clone())?))
+    };
+    config.beacons.iter().map(beacon).collect()
 }
 
 fn start_rpc(

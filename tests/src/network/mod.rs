@@ -16,17 +16,19 @@ pub mod story;
 pub mod watch;
 
 use crate::{Network, reth::AuthServer};
-use alloy_primitives::Address;
+use alloy_primitives::{Address, U256, uint};
 use alloy_signer_local::PrivateKeySigner;
+use alloy_sol_types::SolCall;
 use consensus::{Beacon, validator};
 use execution::Execution;
 use genesis::{Genesis, Plan};
 use lcai::{
-    devnet::{DevAccounts, Fleet, FleetConfig, WorkerModel},
+    devnet::{DevAccounts, Fleet, FleetConfig, Role, WorkerModel},
     progress::Progress,
 };
 use lcai_client::Connection;
-use lcai_primitives::contracts::Deployment;
+use lcai_host::{TxLane, TxSpec};
+use lcai_primitives::contracts::{Deployment, WorkerRegistry};
 use lcai_sidecar::WorkerHandle;
 use link::Link;
 use ollama::Ollama;
@@ -40,6 +42,9 @@ use watch::{Sample, Watch};
 
 /// The model that our disputer runs.
 pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../devnet/model/lcai-tiny.gguf");
+
+/// What workers stake beside the minimum, wei.
+const TOP_UP: U256 = uint!(20_000_000_000_000_000_000_000_U256);
 
 /// The programs that others made, and our node.
 #[derive(Debug, Clone)]
@@ -310,6 +315,19 @@ impl Net {
         if let Some(ollama) = &self.ollama {
             self.with_ollama = Some(ollama::start_worker(self, ollama, config.workers).await?);
         }
+        for worker in 0..self.plan.workers {
+            self.top_up(&connection, worker).await?;
+        }
+        Ok(())
+    }
+
+    /// Stakes more for a worker than the minimum, below which its first slash would take it out for the rest of the run.
+    async fn top_up(&self, connection: &Connection, worker: u32) -> eyre::Result<()> {
+        let lane = TxLane::new(connection.chain(), Role::Worker(worker).signer()?);
+        let call = WorkerRegistry::topUpStakeCall {};
+        let spec = TxSpec::call(self.genesis.deployment.worker_registry, call.abi_encode().into());
+        let sent = lane.send(TxSpec { value: TOP_UP, ..spec }).await?;
+        eyre::ensure!(sent.receipt.success, "worker {worker} could not stake more");
         Ok(())
     }
 

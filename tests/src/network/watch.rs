@@ -101,6 +101,7 @@ impl Watch {
             }
             sample.executions.push(answered.then_some(heights));
         }
+        sample.time = unix_now();
         sample
     }
 
