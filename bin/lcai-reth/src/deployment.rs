@@ -163,7 +163,8 @@ mod tests {
 
     /// WorkerRegistry names both others, AIConfig no session manager, JobRegistry does not know the call.
     fn answer(call: &Call) -> Result<Bytes, Bytes> {
-        match call.input[..4].try_into().unwrap_or_default() {
+        let selector: [u8; 4] = call.input[..4].try_into().unwrap();
+        match selector {
             WorkerRegistry::aiConfigCall::SELECTOR | WorkerRegistry::jobRegistryCall::SELECTOR => {
                 Ok(CONTRACT.into_word().into())
             }
