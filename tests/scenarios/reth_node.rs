@@ -11,7 +11,7 @@ use lcai_blob::SidecarForm;
 use lcai_client::{Connection, User};
 use lcai_crypto::{KdfCost, keystore};
 use lcai_genesis::dev::{Role, dev_account};
-use lcai_host::{HostClient, TxLane, TxSpec};
+use lcai_host::{TxLane, TxSpec};
 use lcai_rpc::api::LcaiApiClient;
 use lcai_tests::{
     ask, funded, open_session,
@@ -144,7 +144,7 @@ async fn lcai(args: &[&str]) -> eyre::Result<()> {
 fn the_readmes_line_mines_and_answers() {
     run(async {
         let line = readme_line();
-        assert_eq!(line[..2], ["node", "--dev"], "{line:?}");
+        assert!(line.starts_with(&["node".to_owned(), "--dev".to_owned()]), "{line:?}");
         let node = RethNode::told(line).await;
         let url = node.url();
         let connection = Connection::open(&url, None).await.unwrap();
@@ -190,7 +190,7 @@ fn a_blob_with_the_older_sidecar_is_taken_and_kept() {
         node.restart().await;
         let connection = Connection::open(&node.url(), None).await.unwrap();
         let kept = connection.rpc().get_blob(hash, None).await.unwrap().expect("it is kept");
-        assert_eq!(kept.as_ref(), blob.as_slice());
+        assert_eq!(&kept[..], blob.as_slice());
         let refused = post_older(&connection, 2).await.unwrap_err();
         assert!(refused.contains("sidecar"), "{refused}");
     });
