@@ -157,8 +157,9 @@ fn the_readmes_line_mines_and_answers() {
             // It ends well only when the worker's signature is right and the same hash is on chain.
             lcai(&["ask", "--rpc", &url, "--sessions", sessions, question]).await.unwrap();
         };
+        let workers = ["devnet", "--node", &url];
         tokio::select! {
-            ended = lcai(&["devnet", "--node", &url]) => panic!("the workers ended: {ended:?}"),
+            ended = lcai(&workers) => panic!("the workers ended: {ended:?}"),
             () = asks => {}
         }
         let jobs = user.node().rpc().get_jobs(user.account(), None, None).await.unwrap();
