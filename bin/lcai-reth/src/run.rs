@@ -137,8 +137,8 @@ mod tests {
 
     #[test]
     fn help_and_version_name_the_program_and_reth() {
+        command().debug_assert();
         let mut command = command();
-        command.debug_assert();
         let version = command.render_long_version().to_string();
         assert!(
             version.starts_with(concat!("lcai-reth ", env!("CARGO_PKG_VERSION"), "\nReth Version: ")),
