@@ -123,18 +123,18 @@ mod tests {
         let account = signer.address();
         let with_keeper = NodeConfig { keeper: Some(signer.clone()), ..config() };
         let with_blob = NodeConfig { blob_key: Some(signer), ..config() };
-        let cases: [(&str, NodeConfig, &[(&str, Address)]); 4] = [
-            ("keeper", with_keeper, &[]),
-            ("blob", with_blob, &[]),
-            ("disputer", config(), &[("disputer", account)]),
-            ("disputer blob", config(), &[("disputer", Address::ZERO), ("disputer blob", account)]),
+        let cases = [
+            ("keeper", with_keeper, vec![]),
+            ("blob", with_blob, vec![]),
+            ("disputer", config(), vec![("disputer", account)]),
+            ("disputer blob", config(), vec![("disputer", Address::ZERO), ("disputer blob", account)]),
         ];
         for (role, config, others) in cases {
             let host = ScriptedHost::new(8200);
             let empty = journal(&[], &host).unwrap();
-            refuse_forgotten_acts(&config, &empty, &host, others).await.unwrap();
+            refuse_forgotten_acts(&config, &empty, &host, &others).await.unwrap();
             host.set_nonce(account, 3);
-            let said = refusal(config, &host, others).await;
+            let said = refusal(config, &host, &others).await;
             assert!(
                 said.contains(&format!("the {role} account {account} has sent 3 transactions")),
                 "{said}"
