@@ -6,10 +6,7 @@
 use alloy_primitives::{Address, U256};
 use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::SolCall;
-use lcai::{
-    ask::DEFAULT_MODEL,
-    devnet::{Devnet, DevnetConfig},
-};
+use lcai::{ask::DEFAULT_MODEL, devnet::DevnetConfig};
 use lcai_client::{User, UserSession};
 use lcai_crypto::EncryptionSecret;
 use lcai_genesis::ProtocolParams;
@@ -18,44 +15,63 @@ use lcai_inference::{EmbeddedBackend, EmbeddedModel};
 use lcai_primitives::contracts::JobRegistry;
 use lcai_rpc::{api::LcaiApiClient, types::WorkerInfo};
 use lcai_sidecar::{Worker, WorkerConfig, WorkerHandle, WorkerKeys, deregister, register_worker};
-use lcai_tests::{ask, devnet, funded, is_candidate, run, session_with, until};
+use lcai_tests::{Network, ask, devnet, funded, is_candidate, reth::RethNet, run, session_with, until};
 use std::{path::Path, sync::Arc, time::Duration};
 use tempfile::TempDir;
 
 #[test]
 fn a_worker_drains_leaves_and_returns() {
     run(async {
-        let params =
-            ProtocolParams { session_inactivity_timeout: 20, dispute_window: 4, ..ProtocolParams::devnet() };
-        let devnet = devnet(DevnetConfig { workers: 1, params, ..DevnetConfig::default() }).await;
-        let user = funded(&devnet, 0).await;
-        let keys = WorkerKeys {
-            account: devnet.user(7).unwrap().clone(),
-            blob: devnet.user(8).unwrap().clone(),
-            encryption: EncryptionSecret::random(),
-        };
-        let directory = tempfile::tempdir().unwrap();
-        let scene = Scene { devnet, user, keys, directory };
-        let worker = Arc::new(scene.start().await);
-        drains_to_its_end(&scene, &worker).await;
-
-        worker.resume();
-        until("it can be drawn again", async || is_candidate(&scene.user, scene.me()).await).await;
-        worker.drain().await;
-        until("nobody is sent to it", async || !is_candidate(&scene.user, scene.me()).await).await;
-
-        Arc::into_inner(worker).unwrap().shutdown().await;
-        scene.leaves().await;
-        let worker = scene.start().await;
-        let session = session_with(&scene.user, scene.me()).await;
-        let (answer, _) = ask(&scene.user, &session, "What is the capital of Spain?").await;
-        assert!(answer.text.contains("Madrid"), "{}", answer.text);
-        worker.shutdown().await;
-        scene.devnet.stop().await;
+        let devnet = devnet(config()).await;
+        story(&devnet).await;
+        devnet.stop().await;
     });
 }
 
-async fn drains_to_its_end(scene: &Scene, worker: &Arc<WorkerHandle>) {
+/// The same over Reth.
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn a_worker_drains_leaves_and_returns_on_reth() {
+    run(async {
+        let network = RethNet::start(&config()).await;
+        story(&network).await;
+        network.stop().await;
+    });
+}
+
+fn config() -> DevnetConfig {
+    let params =
+        ProtocolParams { session_inactivity_timeout: 20, dispute_window: 4, ..ProtocolParams::devnet() };
+    DevnetConfig { workers: 1, params, ..DevnetConfig::default() }
+}
+
+async fn story(network: &impl Network) {
+    let user = funded(network, 0).await;
+    let keys = WorkerKeys {
+        account: network.user(7),
+        blob: network.user(8),
+        encryption: EncryptionSecret::random(),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let scene = Scene { network, user, keys, directory };
+    let worker = Arc::new(scene.start().await);
+    drains_to_its_end(&scene, &worker).await;
+
+    worker.resume();
+    until("it can be drawn again", async || is_candidate(&scene.user, scene.me()).await).await;
+    worker.drain().await;
+    until("nobody is sent to it", async || !is_candidate(&scene.user, scene.me()).await).await;
+
+    Arc::into_inner(worker).unwrap().shutdown().await;
+    scene.leaves().await;
+    let worker = scene.start().await;
+    let session = session_with(&scene.user, scene.me()).await;
+    let (answer, _) = ask(&scene.user, &session, "What is the capital of Spain?").await;
+    assert!(answer.text.contains("Madrid"), "{}", answer.text);
+    worker.shutdown().await;
+}
+
+async fn drains_to_its_end<N: Network>(scene: &Scene<'_, N>, worker: &Arc<WorkerHandle>) {
     let user = &scene.user;
     let (kept, closed) = (session_with(user, scene.me()).await, session_with(user, scene.me()).await);
     let drained = Arc::clone(worker);
@@ -91,14 +107,14 @@ async fn drains_to_its_end(scene: &Scene, worker: &Arc<WorkerHandle>) {
     assert_eq!(status.halted, None);
 }
 
-struct Scene {
-    devnet: Devnet,
+struct Scene<'a, N> {
+    network: &'a N,
     user: User,
     keys: WorkerKeys,
     directory: TempDir,
 }
 
-impl Scene {
+impl<N: Network> Scene<'_, N> {
     fn me(&self) -> Address {
         self.keys.account.address()
     }
@@ -106,13 +122,13 @@ impl Scene {
     /// Registers, where needed, and attaches.
     async fn start(&self) -> WorkerHandle {
         let (client, models) = (self.user.node().chain(), vec![DEFAULT_MODEL.to_owned()]);
-        let (deployment, public) = (self.devnet.deployment(), self.keys.encryption.public().to_sec1());
+        let (deployment, public) = (self.network.deployment(), self.keys.encryption.public().to_sec1());
         register_worker(client, deployment, &self.keys.account, &public, None, &models).await.unwrap();
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../devnet/model/lcai-tiny.gguf");
         let model = EmbeddedModel { name: DEFAULT_MODEL.to_owned(), path, digest: None };
         let load = tokio::task::spawn_blocking(move || EmbeddedBackend::load(&[model], 1));
         let backend = Arc::new(load.await.unwrap().unwrap());
-        let (url, data) = (self.devnet.url(), self.directory.path());
+        let (url, data) = (self.network.url(), self.directory.path());
         Worker::start(WorkerConfig::new(url, self.keys.clone(), backend, models, data)).await.unwrap()
     }
 
@@ -123,7 +139,7 @@ impl Scene {
 
     async fn close(&self, session: &UserSession) {
         let input = JobRegistry::closeSessionCall { sessionId: session.id.word() }.abi_encode();
-        let spec = TxSpec::call(self.devnet.deployment().job_registry, input.into());
+        let spec = TxSpec::call(self.network.deployment().job_registry, input.into());
         let lane = TxLane::new(self.user.node().chain(), self.user.signer().clone());
         assert!(lane.send(spec).await.unwrap().receipt.success);
     }
@@ -131,7 +147,7 @@ impl Scene {
     /// With the whole stake, and out of the directory.
     async fn leaves(&self) {
         let chain: Arc<dyn HostClient> = self.user.node().chain();
-        let (account, deployment): (&PrivateKeySigner, _) = (&self.keys.account, self.devnet.deployment());
+        let (account, deployment): (&PrivateKeySigner, _) = (&self.keys.account, self.network.deployment());
         let before = chain.balance(self.me()).await.unwrap();
         let staked = self.info().await.unwrap().stake;
         let (stake, _) = deregister(chain.clone(), deployment, account).await.unwrap();

@@ -8,12 +8,19 @@ use jsonrpsee::{core::client::ClientT, rpc_params};
 use lcai::{ask::DEFAULT_MODEL, devnet::DevnetConfig};
 use lcai_client::{Connection, User};
 use lcai_crypto::SessionKey;
+use lcai_exex_dispatch::{DispatchConfig, DispatchCore, DispatchPlan};
 use lcai_genesis::dev::{Role, dev_account};
-use lcai_primitives::contracts::JobRegistry;
-use lcai_tests::{Network, fee, reth::RethNet, run};
+use lcai_host::{Extension, Journal, JournalIdentity};
+use lcai_primitives::contracts::{Deployment, JobRegistry};
+use lcai_tests::{
+    Network, fee,
+    reth::{RethNet, RethNode},
+    run, until,
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -67,13 +74,18 @@ fn killed_while_jobs_run_the_node_loses_none_and_repeats_nothing() {
         // One that reverted was sent for a fork that the kill took away, and cost its gas.
         let mut seen = BTreeMap::new();
         for act in acts.iter().filter(|act| act.success) {
-            if let Some(first) = seen.insert((act.from, &act.input), act) {
-                let Act { block, from, input, .. } = act;
-                panic!("{from} did something in block {} and again in block {block}: {input}", first.block);
+            if let Some(first) = seen.insert((act.from, &act.input, &act.blobs), act) {
+                let Act { block, from, input, blobs, .. } = act;
+                panic!(
+                    "{from} did something in block {} and again in block {block}: {input} {blobs:?}",
+                    first.block
+                );
             }
         }
         assert!(!network.node.log().contains("panicked"), "the node panicked");
-        network.stop().await;
+        let deployment = *network.deployment();
+        let mut node = network.dismiss_workers().await;
+        same_as_read_anew(&mut node, deployment).await;
     });
 }
 
@@ -155,12 +167,67 @@ fn summary(jobs: &Jobs) -> String {
     EVENTS.map(|(name, _)| format!("{} {name}", count(name))).join(", ")
 }
 
-/// A call of a contract by the node or a worker.
+/// A call of a contract by the node or a worker, or a blob of theirs.
 struct Act {
     block: u64,
     from: Address,
     input: String,
+    blobs: Vec<String>,
     success: bool,
+}
+
+/// Holds that the journal that went through all of this has the feed, and what dispatch keeps of blocks, that one has which
+/// reads the same chain for the first time.
+async fn same_as_read_anew(node: &mut RethNode, deployment: Deployment) {
+    // No block comes any more, so that both end at the same one.
+    node.terminate();
+    node.add_flags(&["--dev.block-time", "86400s"]);
+    node.restart().await;
+    let tip = still(node).await;
+    node.terminate();
+    let fresh = node.directory().join("fresh");
+    node.add_flags(&["--lcai.datadir", fresh.to_str().unwrap(), "--lcai.accept-empty-journal"]);
+    node.restart().await;
+    assert_eq!(still(node).await, tip, "both read one chain");
+    let genesis = node.ipc("eth_getBlockByNumber", json!(["0x0", false])).await;
+    let identity = JournalIdentity {
+        chain_id: deployment.chain_id,
+        genesis_hash: genesis["result"]["hash"].as_str().unwrap().parse().unwrap(),
+        contracts: DispatchPlan::watched(&deployment),
+    };
+    node.terminate();
+
+    let open = |directory: &Path| Journal::open(directory.join("journal.redb"), identity.clone()).unwrap();
+    let (killed, fresh) = (open(&node.directory().join("data/lcai")), open(&fresh));
+    assert_eq!(killed.feed_tip().unwrap(), fresh.feed_tip().unwrap());
+    let first = killed.feed_first().unwrap().unwrap().number.max(fresh.feed_first().unwrap().unwrap().number);
+    let blocks = |journal: &Journal| journal.feed_blocks(first, usize::MAX >> 1).unwrap();
+    assert!(blocks(&killed) == blocks(&fresh), "the feeds differ");
+    let mut core = DispatchCore::new(DispatchConfig::new(deployment, Vec::new()));
+    let tables: Vec<String> = core.tables().iter().map(|table| table.name().to_owned()).collect();
+    // What workers say of themselves is on no chain.
+    let tables: Vec<String> = tables.into_iter().filter(|table| table != "health").collect();
+    let mut rows = 0;
+    for table in &tables {
+        let of = |journal: &Journal| journal.rows(DispatchCore::NAME, table).unwrap();
+        assert_eq!(of(&killed), of(&fresh), "table {table}");
+        rows += of(&fresh).len();
+    }
+    assert!(rows > tables.len(), "there is something to compare");
+    eprintln!("{} blocks of the feed and {rows} rows of dispatch are as read anew", blocks(&fresh).len());
+}
+
+/// Waits until feed and extensions of a node without new blocks are where its chain is, and gives that block.
+async fn still(node: &RethNode) -> String {
+    let health = async || node.ipc("lcai_health", json!([])).await["result"].take();
+    until("the extensions are at the head", async || {
+        let health = health().await;
+        let at =
+            |block: &Value| block["hash"].as_str().is_some_and(|hash| health["chainHead"]["hash"] == hash);
+        at(&health["feedTip"]) && health["extensions"].as_array().unwrap().iter().all(|e| at(&e["cursor"]))
+    })
+    .await;
+    health().await["feedTip"]["hash"].as_str().unwrap().to_owned()
 }
 
 /// What node and workers did on chain.
@@ -177,12 +244,14 @@ async fn acts(connection: &Connection) -> Vec<Act> {
         for transaction in full["transactions"].as_array().unwrap() {
             let from: Address = transaction["from"].as_str().unwrap().parse().unwrap();
             let input = transaction["input"].as_str().unwrap().to_owned();
-            if !ours.contains(&from) || input == "0x" {
+            let blobs = transaction["blobVersionedHashes"].as_array().cloned().unwrap_or_default();
+            let blobs: Vec<String> = blobs.iter().map(|hash| hash.as_str().unwrap().to_owned()).collect();
+            if !ours.contains(&from) || (input == "0x" && blobs.is_empty()) {
                 continue;
             }
             let hash: B256 = transaction["hash"].as_str().unwrap().parse().unwrap();
             let success = connection.receipt(hash).await.unwrap().unwrap().status();
-            acts.push(Act { block, from, input, success });
+            acts.push(Act { block, from, input, blobs, success });
         }
     }
     acts

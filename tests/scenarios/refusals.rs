@@ -20,33 +20,48 @@ use lcai_rpc::{
     api::LcaiApiClient,
     types::{AuthorizationRequest, CallerProof, SessionOffer},
 };
-use lcai_tests::{ask, devnet, funded, open_session, proxy, run, user};
+use lcai_tests::{Network, ask, devnet, funded, open_session, proxy, reth::RethNet, run, user};
 use std::{sync::Arc, time::Duration};
 
 #[test]
 fn bad_input_is_refused_and_nothing_is_sent() {
     run(async {
         let devnet = devnet(DevnetConfig::default()).await;
-        command_line(&devnet).await;
-        keys(&devnet).await;
-        authorizations(&devnet).await;
-        frames(&devnet).await;
-        blobs(&devnet).await;
+        refusals(&devnet).await;
         expired_authorization(&devnet).await;
         devnet.stop().await;
     });
 }
 
+/// The same over Reth, but for what needs blocks at will.
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn bad_input_is_refused_and_nothing_is_sent_on_reth() {
+    run(async {
+        let network = RethNet::start(&DevnetConfig::default()).await;
+        refusals(&network).await;
+        network.stop().await;
+    });
+}
+
+async fn refusals(network: &impl Network) {
+    command_line(network).await;
+    keys(network).await;
+    authorizations(network).await;
+    frames(network).await;
+    blobs(network).await;
+}
+
 /// What `lcai ask` exits with, and what it says.
 async fn asking(
-    devnet: &Devnet,
+    network: &impl Network,
     prompt: &[u8],
     signer: PrivateKeySigner,
     change: impl Fn(&mut AskArgs),
 ) -> (u8, String) {
     let mut args = AskArgs {
         prompt: None,
-        rpc: devnet.url().to_owned(),
+        rpc: network.url().to_owned(),
         model: DEFAULT_MODEL.to_owned(),
         chain_id: None,
         key: AccountKey::default(),
@@ -64,53 +79,53 @@ async fn asking(
     (exit::code(&error), format!("{error:#}"))
 }
 
-async fn command_line(devnet: &Devnet) {
-    let payer = devnet.user(0).unwrap().clone();
-    let nonce = |devnet: &Devnet, account| {
-        let url = devnet.url().to_owned();
+async fn command_line(network: &impl Network) {
+    let payer = network.user(0);
+    let nonce = |account| {
+        let url = network.url().to_owned();
         async move { Connection::open(&url, None).await.unwrap().chain().nonce(account, true).await.unwrap() }
     };
-    let before = nonce(devnet, payer.address()).await;
+    let before = nonce(payer.address()).await;
 
-    let (code, text) = asking(devnet, b"hi", payer.clone(), |a| a.model = "no-such-model".into()).await;
+    let (code, text) = asking(network, b"hi", payer.clone(), |a| a.model = "no-such-model".into()).await;
     assert_eq!(code, 5);
     assert!(text.contains("no-such-model") && text.contains(DEFAULT_MODEL), "{text}");
 
     let large = vec![b'x'; 126_972 - 28 + 1];
-    let (code, text) = asking(devnet, &large, payer.clone(), |_| {}).await;
+    let (code, text) = asking(network, &large, payer.clone(), |_| {}).await;
     assert_eq!(code, 7);
     assert!(text.contains("126945") && text.contains("126944"), "{text}");
 
-    let (code, text) = asking(devnet, b"", payer.clone(), |_| {}).await;
+    let (code, text) = asking(network, b"", payer.clone(), |_| {}).await;
     assert_eq!((code, text.contains("empty")), (7, true));
 
     let poor = PrivateKeySigner::random();
-    let (code, text) = asking(devnet, b"hi", poor.clone(), |_| {}).await;
+    let (code, text) = asking(network, b"hi", poor.clone(), |_| {}).await;
     assert_eq!(code, 6);
     assert!(text.contains(&poor.address().to_string()) && text.contains("0.02"), "{text}");
 
     let nobody = proxy::free_port().await;
-    let (code, text) = asking(devnet, b"hi", payer.clone(), |a| a.rpc = format!("ws://{nobody}")).await;
+    let (code, text) = asking(network, b"hi", payer.clone(), |a| a.rpc = format!("ws://{nobody}")).await;
     assert_eq!(code, 3);
     assert!(text.contains(&nobody.to_string()), "{text}");
 
-    let (code, text) = asking(devnet, b"hi", payer.clone(), |a| a.rpc = format!("http://{nobody}")).await;
+    let (code, text) = asking(network, b"hi", payer.clone(), |a| a.rpc = format!("http://{nobody}")).await;
     assert_eq!(code, 2);
     assert!(text.contains(&format!("ws://{nobody}")), "{text}");
 
-    let (code, text) = asking(devnet, b"hi", payer.clone(), |a| a.chain_id = Some(9200)).await;
+    let (code, text) = asking(network, b"hi", payer.clone(), |a| a.chain_id = Some(9200)).await;
     assert_eq!(code, 4);
     assert!(text.contains("9200") && text.contains("1337"), "{text}");
 
-    assert_eq!(nonce(devnet, payer.address()).await, before, "no transaction was sent");
+    assert_eq!(nonce(payer.address()).await, before, "no transaction was sent");
 }
 
-async fn keys(devnet: &Devnet) {
+async fn keys(network: &impl Network) {
     let directory = tempfile::tempdir().unwrap();
     let malformed = directory.path().join("key");
     std::fs::write(&malformed, "0x1234").unwrap();
     let key = AccountKey { key_file: Some(malformed.clone()), ..AccountKey::default() };
-    let error = eyre::Report::from(key.signer(devnet.url()).unwrap_err());
+    let error = eyre::Report::from(key.signer(network.url()).unwrap_err());
     assert_eq!(exit::code(&error), 8);
     let text = error.to_string();
     assert!(
@@ -144,8 +159,8 @@ fn request(offer: &SessionOffer, key: &SessionKey) -> AuthorizationRequest {
     }
 }
 
-async fn authorizations(devnet: &Devnet) {
-    let (ann, mallory) = (funded(devnet, 1).await, funded(devnet, 2).await);
+async fn authorizations(network: &impl Network) {
+    let (ann, mallory) = (funded(network, 1).await, funded(network, 2).await);
     let offer = ann.request_session(DEFAULT_MODEL).await.unwrap();
     let good = request(&offer, &SessionKey::random());
     let rpc = ann.node().rpc();
@@ -167,7 +182,7 @@ async fn authorizations(devnet: &Devnet) {
 
     let own = || async { CallerProof::Token { token: ann.token().await.unwrap() } };
     let mut wrong = good.clone();
-    wrong.worker = *devnet.workers().iter().find(|w| **w != offer.worker).unwrap();
+    wrong.worker = *network.workers().iter().find(|w| **w != offer.worker).unwrap();
     let (code, text) = code_of(rpc.authorize_session(wrong, own().await).await.unwrap_err());
     assert_eq!(code, -39005, "a worker that was not drawn: {text}");
 
@@ -185,8 +200,8 @@ async fn authorizations(devnet: &Devnet) {
     rpc.authorize_session(good, own().await).await.expect("the honest request is signed");
 }
 
-async fn frames(devnet: &Devnet) {
-    let (ann, mallory) = (funded(devnet, 3).await, funded(devnet, 4).await);
+async fn frames(network: &impl Network) {
+    let (ann, mallory) = (funded(network, 3).await, funded(network, 4).await);
     let session = open_session(&ann).await;
     let (answer, _) = ask(&ann, &session, "What is the capital of Spain?").await;
     let job = answer.receipt.job.id;
@@ -203,7 +218,7 @@ async fn frames(devnet: &Devnet) {
     assert_eq!(code, -39003);
 
     // A frame from someone who is not the session's worker, even well signed by themselves.
-    let deployment = devnet.deployment();
+    let deployment = network.deployment();
     let signature = sign_response(
         mallory.signer(),
         deployment.chain_id,
@@ -220,8 +235,8 @@ async fn frames(devnet: &Devnet) {
     assert_eq!(relayed.relayed_ciphertext_hash, Some(answer.ciphertext_hash), "the worker's answer stands");
 }
 
-async fn blobs(devnet: &Devnet) {
-    let ann = funded(devnet, 5).await;
+async fn blobs(network: &impl Network) {
+    let ann = funded(network, 5).await;
     let rpc = ann.node().rpc();
     let token = ann.token().await.unwrap();
     let (code, text) = code_of(rpc.publish_blob(token.clone(), vec![1; 126_973].into()).await.unwrap_err());

@@ -3,17 +3,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use lcai::{ask::DEFAULT_MODEL, devnet::DevnetConfig};
-use lcai_client::Connection;
+use alloy_primitives::{Address, B256, Bytes};
+use clap::Parser;
+use jsonrpsee::{core::client::ClientT, rpc_params};
+use lcai::{ask::DEFAULT_MODEL, cli::Cli, devnet::DevnetConfig};
+use lcai_blob::SidecarForm;
+use lcai_client::{Connection, User};
 use lcai_crypto::{KdfCost, keystore};
-use lcai_genesis::dev::Role;
+use lcai_genesis::dev::{Role, dev_account};
+use lcai_host::{TxLane, TxSpec};
 use lcai_rpc::api::LcaiApiClient;
 use lcai_tests::{
     ask, funded, open_session,
     reth::{AuthServer, RethNet, RethNode, Through, tail},
     run, until,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 #[test]
@@ -41,7 +46,8 @@ fn it_refuses_to_start_clearly() {
         let (store, password) = (store.to_str().unwrap(), password.to_str().unwrap());
         let flags = ["--lcai.keeper-key", store, "--lcai.password-file", password];
         let said = network.node.refused(&flags).expect("a wrong password");
-        assert!(said.contains("keeper") && said.contains("keeper.json"), "{}", tail(&said));
+        assert!(said.contains("the keeper key: wrong password for"), "{}", tail(&said));
+        assert!(said.contains("keeper.json"), "{}", tail(&said));
 
         // An empty journal, while the chain has sessions under this dispatcher; then told that it is lost.
         let empty = network.node.directory().join("empty");
@@ -95,11 +101,113 @@ fn a_panicking_extension_comes_back_and_the_node_goes_on() {
         let denied = stranger.call("lcaiOperator_status", json!([])).await;
         assert_eq!(denied["status"], 401, "{denied}");
         let secret = std::fs::read_to_string(secret).unwrap();
-        let public = AuthServer::new(network.node.http(), &secret);
-        let unknown = public.call("lcaiOperator_panicTask", json!(["dispatch"])).await;
-        assert_eq!(unknown["error"]["code"], -32601, "{unknown}");
+        let http = AuthServer::new(network.node.http(), &secret);
+        for method in ["lcaiOperator_panicTask", "lcaiOperator_status"] {
+            let params = || if method.ends_with("Task") { json!(["dispatch"]) } else { json!([]) };
+            let unknown = http.call(method, params()).await;
+            assert_eq!(unknown["error"]["code"], -32601, "over HTTP: {unknown}");
+            let unknown = network.node.ipc(method, params()).await;
+            assert_eq!(unknown["error"]["code"], -32601, "over IPC: {unknown}");
+            let unknown: Result<Value, _> = connection.rpc().request(method, rpc_params!["dispatch"]).await;
+            let unknown = unknown.unwrap_err().to_string();
+            assert!(unknown.contains("-32601"), "over WebSocket: {unknown}");
+        }
+        // Everybody else's are on every transport, and say that nothing is wrong.
+        let over_ws = connection.rpc().health().await.unwrap();
+        assert_eq!((over_ws.healthy, over_ws.reason), (true, None));
+        for (transport, health) in [
+            ("HTTP", http.call("lcai_health", json!([])).await),
+            ("IPC", network.node.ipc("lcai_health", json!([])).await),
+        ] {
+            assert_eq!(health["result"]["healthy"], true, "over {transport}: {health}");
+        }
         network.stop().await;
     });
+}
+
+/// The command line that stands in the README under a marker, from `node` on.
+fn readme_line() -> Vec<String> {
+    let readme = include_str!("../../README.md");
+    let block = readme.split("<!-- reth-dev-command -->\n```sh\n").nth(1).expect("the README has the line");
+    let line = block.lines().next().unwrap();
+    let flags = line.split_once("cargo run -- ").expect("it runs the binary").1;
+    flags.split(' ').map(str::to_owned).collect()
+}
+
+/// A command of `lcai` in this process.
+async fn lcai(args: &[&str]) -> eyre::Result<()> {
+    Box::pin(Cli::try_parse_from([&["lcai"], args].concat())?.run()).await
+}
+
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn the_readmes_line_mines_and_answers() {
+    run(async {
+        let line = readme_line();
+        assert!(line.starts_with(&["node".to_owned(), "--dev".to_owned()]), "{line:?}");
+        let node = RethNode::told(line).await;
+        let url = node.url();
+        let connection = Connection::open(&url, None).await.unwrap();
+        let user = User::new(connection, dev_account(0).unwrap());
+        let sessions = tempfile::tempdir().unwrap();
+        let asks = async {
+            until("workers are there", async || user.request_session(DEFAULT_MODEL).await.is_ok()).await;
+            let sessions = sessions.path().to_str().unwrap();
+            let question = "What is the capital of France?";
+            // It ends well only when the worker's signature is right and the same hash is on chain.
+            lcai(&["ask", "--rpc", &url, "--sessions", sessions, question]).await.unwrap();
+        };
+        let workers = ["devnet", "--node", &url];
+        tokio::select! {
+            ended = lcai(&workers) => panic!("the workers ended: {ended:?}"),
+            () = asks => {}
+        }
+        let jobs = user.node().rpc().get_jobs(user.account(), None, None).await.unwrap();
+        let states: Vec<&str> = jobs.iter().map(|job| job.state.as_str()).collect();
+        assert_eq!(states, ["completed"], "{jobs:?}");
+    });
+}
+
+/// Live workers send EIP-4844 sidecars. An Osaka pool takes only the newer form, so the node makes it, unless told not to.
+#[test]
+#[ignore = "needs LCAI_RETH, the lcai-reth binary"]
+fn a_blob_with_the_older_sidecar_is_taken_and_kept() {
+    run(async {
+        let mut node = RethNode::start(&DevnetConfig::default(), &[]).await;
+        let connection = Connection::open(&node.url(), None).await.unwrap();
+        let (hash, included) = post_older(&connection, 1).await.expect("it is taken");
+        let blob = connection.rpc().get_blob(hash, None).await.unwrap().expect("it is there at once");
+        let blob = lcai_blob::Blob::try_from(blob.as_ref()).unwrap();
+        lcai_blob::verify(&blob, hash).unwrap();
+        until("the block is final", async || {
+            let heads = connection.chain().heads().await.unwrap();
+            heads.finalized.is_some_and(|finalized| finalized.number > included)
+        })
+        .await;
+
+        // Reth's own store of blobs is empty at every start, and of final blocks it keeps none.
+        node.terminate();
+        node.add_flags(&["--lcai.no-blob-upcasting"]);
+        node.restart().await;
+        let connection = Connection::open(&node.url(), None).await.unwrap();
+        let kept = connection.rpc().get_blob(hash, None).await.unwrap().expect("it is kept");
+        assert_eq!(&kept[..], blob.as_slice());
+        let refused = post_older(&connection, 2).await.unwrap_err();
+        assert!(refused.contains("sidecar"), "{refused}");
+    });
+}
+
+/// Posts a blob with an EIP-4844 sidecar; gives its versioned hash and its block.
+async fn post_older(connection: &Connection, content: u8) -> Result<(B256, u64), String> {
+    let blobs = vec![*lcai_blob::encode(&[content; 64]).unwrap()];
+    let build = move || lcai_blob::build_sidecar(blobs, SidecarForm::Eip4844);
+    let sidecar = tokio::task::spawn_blocking(build).await.unwrap().unwrap();
+    let hash = sidecar.versioned_hashes().next().unwrap();
+    let lane = TxLane::blob(connection.chain(), dev_account(3).unwrap());
+    let sent = lane.send(TxSpec::blob(Address::repeat_byte(7), Bytes::new(), sidecar)).await;
+    let sent = sent.map_err(|error| error.to_string())?;
+    assert!(sent.receipt.success);
+    Ok((hash, sent.receipt.block.number))
 }
 
 #[test]
@@ -155,7 +263,7 @@ async fn starts_again_and_makes_a_lost_journal_again(preset: &str) {
     assert!(said.contains("was started with a log filter of receipts"), "{}", tail(&said));
 
     std::fs::remove_dir_all(network.node.directory().join("data/lcai")).unwrap();
-    network.node.add_flag("--lcai.accept-empty-journal");
+    network.node.add_flags(&["--lcai.accept-empty-journal"]);
     network.node.restart().await;
     let connection = Connection::open(&network.node.url(), None).await.unwrap();
     let made_again = async || connection.rpc().get_job(job).await.ok().flatten();

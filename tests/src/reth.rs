@@ -20,6 +20,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
 
 /// Where the binary is: `LCAI_RETH`.
 pub fn binary() -> PathBuf {
@@ -48,6 +52,8 @@ enum NodeRole {
     Follower { url: String, enode: String },
     /// Takes blocks over the Engine API.
     Driven,
+    /// Whatever this command line makes it, from `node` on.
+    Told(Vec<String>),
 }
 
 impl RethNode {
@@ -79,6 +85,12 @@ impl RethNode {
         let directory = tempfile::Builder::new().prefix("lcai-driven-").tempdir().unwrap();
         std::fs::write(directory.path().join("genesis.json"), genesis).unwrap();
         Self::begin(directory, NodeRole::Driven, flags.to_vec()).await
+    }
+
+    /// Starts a node by a command line, from `node` on; directories and ports are added.
+    pub async fn told(line: Vec<String>) -> Self {
+        let directory = tempfile::Builder::new().prefix("lcai-told-").tempdir().unwrap();
+        Self::begin(directory, NodeRole::Told(line), Vec::new()).await
     }
 
     async fn begin(directory: TempDir, role: NodeRole, flags: Vec<String>) -> Self {
@@ -136,19 +148,31 @@ impl RethNode {
     fn command(&self, flags: &[&str]) -> Command {
         let path = |name: &str| self.directory.path().join(name).display().to_string();
         let [ws, http, auth, p2p, metrics] = self.ports.map(|port| port.to_string());
-        let metrics = format!("127.0.0.1:{metrics}");
         let mut settings = vec![
-            ("--chain", path("genesis.json")),
             ("--datadir", path("data")),
-            ("--p2p-secret-key", path("p2p.key")),
+            ("--ipcpath", path("reth.ipc")),
             ("--ws.port", ws),
             ("--http.port", http),
             ("--authrpc.port", auth),
             ("--port", p2p),
-            ("--metrics", metrics),
         ];
         let mut command = Command::new(binary());
-        command.args(["node", "--ws", "--ws.api", "eth,net,web3,debug", "--http"]);
+        // Reth's own log files.
+        command.env("XDG_CACHE_HOME", self.directory.path());
+        match &self.role {
+            NodeRole::Told(line) => {
+                command.args(line);
+            }
+            _ => {
+                command.args(["node", "--ws", "--ws.api", "eth,net,web3,debug", "--http"]);
+                command.args(["--disable-discovery", "--color", "never", "--log.file.max-files", "0"]);
+                settings.extend([
+                    ("--chain", path("genesis.json")),
+                    ("--p2p-secret-key", path("p2p.key")),
+                    ("--metrics", format!("127.0.0.1:{metrics}")),
+                ]);
+            }
+        }
         match &self.role {
             NodeRole::Miner(block_time) => {
                 command.args(["--dev", "--dev.finality-depth", "9"]);
@@ -159,16 +183,13 @@ impl RethNode {
                 ("--debug.rpc-consensus-url", url.clone()),
                 ("--trusted-peers", enode.clone()),
             ]),
-            NodeRole::Driven => {}
+            NodeRole::Driven | NodeRole::Told(_) => {}
         }
-        for (flag, value) in settings.into_iter().filter(|(flag, _)| !flags.contains(flag)) {
+        let given = |flag: &str| flags.contains(&flag) || self.flags.iter().any(|own| own == flag);
+        for (flag, value) in settings.into_iter().filter(|(flag, _)| !given(flag)) {
             command.arg(flag).arg(value);
         }
-        command
-            .args(["--disable-discovery", "--ipcdisable", "--color", "never", "--log.file.max-files", "0"])
-            .args(&self.flags)
-            .args(flags)
-            .stdin(Stdio::null());
+        command.args(&self.flags).args(flags).stdin(Stdio::null());
         command
     }
 
@@ -192,9 +213,23 @@ impl RethNode {
         None
     }
 
-    /// Gives it a flag more from its next start on.
-    pub fn add_flag(&mut self, flag: &str) {
-        self.flags.push(flag.to_owned());
+    /// Gives it flags more, or instead, from its next start on.
+    pub fn add_flags(&mut self, flags: &[&str]) {
+        self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    }
+
+    /// What it answers over IPC: the whole JSON-RPC answer.
+    pub async fn ipc(&self, method: &str, params: Value) -> Value {
+        let mut stream = UnixStream::connect(self.directory.path().join("reth.ipc")).await.unwrap();
+        let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string();
+        stream.write_all(call.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        loop {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "it hung up");
+            if let Ok(answer) = serde_json::from_slice(&answer) {
+                return answer;
+            }
+        }
     }
 
     /// Starts the node where it stopped, and waits until it answers.
@@ -369,6 +404,12 @@ impl RethNet {
         let fleet = started.unwrap_or_else(|error| panic!("{error:?}\n{}", tail(&node.log())));
         let users = DevAccounts::derive(config.workers).unwrap().users;
         Self { node, fleet, url, deployment, users }
+    }
+
+    /// Stops the workers and leaves the node.
+    pub async fn dismiss_workers(self) -> RethNode {
+        self.fleet.stop().await;
+        self.node
     }
 
     /// Stops workers and node.

@@ -1,6 +1,6 @@
 //! Our flags beside Reth's, and the file for what is long. A flag wins over the file.
 
-use crate::{deployment::AddressBook, disputer::DisputerArgs};
+use crate::{deployment::AddressBooks, disputer::DisputerArgs};
 use clap::Args;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Default, Args, PartialEq, Eq)]
 #[command(next_help_heading = "LightChain AI")]
 pub struct LcaiArgs {
-    /// TOML file with these settings (names without the prefix), and `[contracts]` with addresses the chain does not tell
+    /// TOML file with these settings (names without the prefix), and `[contracts]` or `[contracts.CHAIN-ID]` with addresses the chain does not tell
     #[arg(id = "lcai-config", long = "lcai.config", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where journal, answers and blobs are kept [default: lcai/ in the chain's data directory]
@@ -50,6 +50,9 @@ pub struct LcaiArgs {
     /// Beacon API (http://HOST:PORT) in which blobs are looked for that this node does not have; can be repeated, asked in order
     #[arg(id = "lcai-beacon", long = "lcai.beacon", value_name = "URL")]
     pub beacons: Vec<String>,
+    /// Leave blobs' EIP-4844 sidecars as they are sent; after Osaka the pool refuses those. Otherwise they get cell proofs here (--rpc.force-blob-sidecar-upcasting), because live workers still send them
+    #[arg(id = "lcai-no-blob-upcasting", long = "lcai.no-blob-upcasting")]
+    pub no_blob_upcasting: bool,
     /// Run as plain Reth, without the extensions
     #[arg(id = "lcai-off", long = "lcai.off")]
     pub off: bool,
@@ -80,7 +83,7 @@ struct File {
     upstream: Option<String>,
     #[serde(rename = "beacon")]
     beacons: Vec<String>,
-    contracts: AddressBook,
+    contracts: AddressBooks,
 }
 
 /// Flags and file together.
@@ -88,8 +91,8 @@ struct File {
 pub struct Settings {
     /// The flags, with what only the file says filled in.
     pub args: LcaiArgs,
-    /// Addresses the operator gave.
-    pub contracts: AddressBook,
+    /// Addresses the operator gave, by chain.
+    pub contracts: AddressBooks,
 }
 
 impl Settings {
@@ -99,7 +102,7 @@ impl Settings {
     /// When it cannot be read, or has a member that does not exist.
     pub fn load(mut args: LcaiArgs) -> eyre::Result<Self> {
         let Some(path) = args.config.clone() else {
-            return Ok(Self { args, contracts: AddressBook::default() });
+            return Ok(Self { args, contracts: AddressBooks::default() });
         };
         let text = std::fs::read_to_string(&path)
             .map_err(|e| eyre::eyre!("--lcai.config {}: {e}", path.display()))?;
@@ -173,7 +176,7 @@ mod tests {
         assert_eq!(settings.args.blob_key, Some(PathBuf::from("mine.json")));
         assert_eq!(settings.args.models, ["llama3-8b"]);
         assert_eq!(settings.args.beacons, ["http://127.0.0.1:3500"]);
-        assert!(settings.contracts.canary_ledger.is_some());
+        assert!(settings.contracts.on(9200).canary_ledger.is_some());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::{
     blobs::{BlobIndex, blob_of},
     evm,
     provider::{NodePool, NodeProvider},
+    pruning::{BODIES, RECEIPTS, STATE},
 };
 use alloy_consensus::{BlockHeader, Transaction, TxReceipt};
 use alloy_eips::BlockNumHash;
@@ -17,10 +18,13 @@ use reth_chainspec::EthChainSpec;
 use reth_ethereum_primitives::{Block as EthBlock, Receipt as EthReceipt};
 use reth_evm_ethereum::EthEvmConfig;
 use reth_primitives_traits::SealedHeader;
-use reth_provider::ProviderResult;
+use reth_provider::{ProviderError, ProviderResult};
 use reth_transaction_pool::{EthPooledTransaction, PoolTransaction, TransactionOrigin, error::PoolErrorKind};
 use revm::context::Block;
 use std::{fmt, sync::Arc};
+
+/// Blocks below the head after which what cannot be read is gone: what is newer can be on its way from memory to disk.
+const SETTLED: u64 = 64;
 
 /// JSON-RPC's code for a server error, which pools' refusals have.
 const SERVER_ERROR: i64 = -32000;
@@ -108,7 +112,9 @@ impl<P: NodeProvider, T: NodePool> Inner<P, T> {
     fn feed_block(&self, number: u64, watched: &[Address]) -> Result<Option<FeedBlock>, HostError> {
         let Some(hash) = self.provider.block_hash(number).map_err(database)? else { return Ok(None) };
         // By hash from here on: what is read belongs to one block even while the chain moves.
-        let Some(block) = self.provider.block_by_hash(hash).map_err(database)? else { return Ok(None) };
+        let Some(block) = self.provider.block_by_hash(hash).map_err(database)? else {
+            return self.refuse_pruned("transactions", number, hash, BODIES).map(|()| None);
+        };
         let Some(receipts) = self.receipts(hash, number, block.body.transactions.len())? else {
             return Ok(None);
         };
@@ -147,12 +153,29 @@ impl<P: NodeProvider, T: NodePool> Inner<P, T> {
             indices.tx_num_range().map(|id| self.provider.receipt(id)).collect();
         let receipts = receipts.map_err(database)?;
         if !self.receipts_filtered && receipts.iter().any(Option::is_none) {
+            self.refuse_pruned("receipts", number, hash, RECEIPTS)?;
             return Err(HostError::Malformed {
                 method: "receipts".into(),
-                reason: format!("the receipts of block {number} are pruned and the feed does not have it"),
+                reason: format!("the receipts of block {number} are not all there"),
             });
         }
         Ok(Some(receipts))
+    }
+
+    /// An error when the block is canonical and so old that what was not found of it will not come.
+    fn refuse_pruned(
+        &self,
+        what: &'static str,
+        number: u64,
+        hash: B256,
+        flags: &'static str,
+    ) -> Result<(), HostError> {
+        let head = self.provider.chain_info().map_err(database)?.best_number;
+        let canonical = self.provider.block_hash(number).map_err(database)? == Some(hash);
+        if canonical && number.saturating_add(SETTLED) <= head {
+            return Err(HostError::Pruned { what, number, flags });
+        }
+        Ok(())
     }
 
     fn included_blobs(&self, block: &EthBlock) -> Vec<IncludedBlob> {
@@ -331,7 +354,16 @@ fn rejected(what: &str, error: impl fmt::Display) -> HostError {
     HostError::Rejected { method: what.to_owned(), code: SERVER_ERROR, message: error.to_string() }
 }
 
-/// The node's database failed. Trying again can help: a reader can meet a table while it is being moved.
-fn database(error: impl fmt::Display) -> HostError {
-    HostError::Unreachable(format!("the node's database: {error}"))
+/// The node's database failed. Trying again can help, unless what was asked for is pruned: a reader can meet a table while
+/// it is being moved.
+pub(crate) fn database(error: ProviderError) -> HostError {
+    match error {
+        ProviderError::StateAtBlockPruned(number) => {
+            HostError::Pruned { what: "contract state", number, flags: STATE }
+        }
+        ProviderError::BlockExpired { requested, .. } => {
+            HostError::Pruned { what: "transactions", number: requested, flags: BODIES }
+        }
+        error => HostError::Unreachable(format!("the node's database: {error}")),
+    }
 }

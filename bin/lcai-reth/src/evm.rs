@@ -1,6 +1,6 @@
 //! Executing calls on the node's state, without going through its JSON-RPC.
 
-use crate::provider::NodeProvider;
+use crate::{client::database, provider::NodeProvider};
 use alloy_consensus::BlockHeader;
 use alloy_primitives::{Address, B256, Bytes, TxKind};
 use lcai_host::{Call, HostError, TransactionRequest};
@@ -12,9 +12,10 @@ use reth_revm::{State, database::StateProviderDatabase};
 use revm::{
     context::{
         Block, TxEnv,
-        result::{ExecutionResult, HaltReason, ResultAndState},
+        result::{EVMError, ExecutionResult, HaltReason, ResultAndState},
     },
     context_interface::{Cfg, transaction::AccessList},
+    database_interface::bal::EvmDatabaseError,
 };
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -130,9 +131,11 @@ fn transact<P: NodeProvider>(
     if transaction.caller == Address::ZERO {
         env.cfg_env.tx_gas_limit_cap = Some(u64::MAX);
     }
-    let ResultAndState { result, .. } =
-        evm.evm_with_env(&mut db, env).transact(transaction).map_err(|e| failed("execution", e))?;
-    Ok(result)
+    match evm.evm_with_env(&mut db, env).transact(transaction) {
+        Ok(ResultAndState { result, .. }) => Ok(result),
+        Err(EVMError::Database(EvmDatabaseError::Database(error))) => Err(database(error)),
+        Err(error) => Err(failed("execution", error)),
+    }
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> HostError {

@@ -46,7 +46,8 @@ pub fn link() -> (ExExEnd, ExExLink) {
     (ExExEnd { wake, finished: reported }, ExExLink { wake: woken, finished })
 }
 
-/// Runs until the node stops; never returns by itself.
+/// Runs until the node stops; never returns by itself. Notifications are taken off the channel also when the feed was given
+/// up: one that nobody takes holds up every other ExEx and, once the manager is full, the pipeline.
 ///
 /// # Errors
 /// None today; the signature is Reth's.
@@ -58,6 +59,7 @@ where
     // Without a head: the journal is the cursor. With one, Reth swallows a reorg at the head's height after a restart, and
     // everything up to a head that the node forgot in a crash.
     ctx.set_notifications_without_head();
+    let mut feed_gone = false;
     loop {
         tokio::select! {
             notification = ctx.notifications.next() => match notification {
@@ -75,10 +77,14 @@ where
                     report_finished(&ctx, &mut end).await;
                 }
             },
-            changed = end.finished.changed() => match changed {
+            changed = end.finished.changed(), if !feed_gone => match changed {
                 Ok(()) => send_finished(&ctx, &mut end),
-                // The feed has ended because the node is being stopped.
-                Err(_) => std::future::pending().await,
+                // Its supervisor gave it up, or the node is being stopped. Nothing is finished any more, so that Reth keeps
+                // what a feed that is started again has to read.
+                Err(_) => {
+                    tracing::warn!(target: "lcai::exex", "the feed is gone; notifications are dropped");
+                    feed_gone = true;
+                }
             },
         }
     }

@@ -9,6 +9,7 @@ use crate::{
     provider::{NodePool, NodeProvider},
     pruning,
 };
+use alloy_consensus::BlockHeader;
 use alloy_primitives::Bytes;
 use alloy_signer_local::PrivateKeySigner;
 use lcai_exex_dispatch::DispatchPlan;
@@ -28,11 +29,14 @@ use reth_prune_types::PruneModes;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// How often the head is looked at whatever the notifications say, in a node that operators run.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How old the newest block of a synced node may be.
+const SYNCED_WITHIN: Duration = Duration::from_secs(3600);
 
 /// The assembled node, for the RPC server that is built after it.
 pub type Assembled = Arc<Mutex<Option<Node>>>;
@@ -118,14 +122,18 @@ where
     T: NodePool,
 {
     let chain = client.provider().chain_spec();
-    let deployment = launch.settings.contracts.resolve(&client).await?;
+    let deployment = launch.settings.contracts.on(client.chain_id()).resolve(&client).await?;
     let watched = DispatchPlan::watched(&deployment);
     pruning::refuse_settings(&pruned, &watched)?;
-    let poll_interval = launch.poll_interval;
+    let (poll_interval, dev) = (launch.poll_interval, launch.dev);
     let disputer = disputer(&launch, deployment.chain_id, &datadir).await?;
     let config = config(launch, deployment, &chain, datadir, disputer.as_ref()).await?;
     let tip = feed_tip(&config.data_dir, &config)?;
     pruning::refuse_gap(client.provider(), tip, pruning::filters_receipts(&pruned))?;
+    if !dev && tip.is_none() && !config.accept_empty_journal && has_keys(&config, disputer.is_some()) {
+        let head = client.provider().latest_header()?.map_or(0, |head| head.timestamp());
+        refuse_unsynced(&config.data_dir, head, SystemTime::now())?;
+    }
     tokio::task::spawn_blocking(lcai_blob::warm).await?;
 
     let walk = RethNotifierConfig { walk: WalkConfig::new(watched), poll_interval };
@@ -229,6 +237,26 @@ fn key(
     }
 }
 
+/// Whether this node acts under a key.
+const fn has_keys(config: &NodeConfig, disputer: bool) -> bool {
+    disputer || config.dispatcher.is_some() || config.keeper.is_some() || config.blob_key.is_some()
+}
+
+/// Refuses keys beside an empty journal while the node lacks the blocks by which [`Node::start_with`] sees whether these keys
+/// have acted before. `head` is the time of the node's newest block.
+fn refuse_unsynced(data_dir: &Path, head: u64, now: SystemTime) -> eyre::Result<()> {
+    let age = now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(Duration::from_secs(head));
+    eyre::ensure!(
+        age <= SYNCED_WITHIN,
+        "the journal in {} is empty, and this node's newest block is {} hours old: whether its keys have acted is on blocks \
+         that it does not have. Sync once with --lcai.off, give the data directory it had, or start with \
+         --lcai.accept-empty-journal if the keys are new",
+        data_dir.display(),
+        age.as_secs() / 3600
+    );
+    Ok(())
+}
+
 /// Where the journal stands, before it is opened for good.
 fn feed_tip(data_dir: &Path, config: &NodeConfig) -> eyre::Result<Option<BlockRef>> {
     let path = data_dir.join("journal.redb");
@@ -236,4 +264,21 @@ fn feed_tip(data_dir: &Path, config: &NodeConfig) -> eyre::Result<Option<BlockRe
         return Ok(None);
     }
     Ok(lcai_host::Journal::open(path, config.journal_identity())?.feed_tip()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_wait_for_the_chain_where_the_journal_is_empty() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let refused = |head: u64| refuse_unsynced(Path::new("lost"), head, now).err().map(|e| e.to_string());
+        // Also with a clock that is behind the chain's.
+        for head in [1_800_000_012, 1_800_000_000, 1_800_000_000 - 3600] {
+            assert_eq!(refused(head), None);
+        }
+        let said = refused(1_800_000_000 - 7201).unwrap();
+        assert!(said.contains("lost") && said.contains("2 hours") && said.contains("--lcai.off"), "{said}");
+    }
 }

@@ -15,6 +15,13 @@ use reth_prune_types::{
 };
 use std::collections::BTreeMap;
 
+/// What removes receipts.
+pub(crate) const RECEIPTS: &str = "--prune.receipts.*, --full, --minimal";
+/// What removes transactions.
+pub(crate) const BODIES: &str = "--prune.bodies.*, --minimal";
+/// What removes the state of earlier blocks.
+pub(crate) const STATE: &str = "--prune.account-history.*, --prune.storage-history.*, --full, --minimal";
+
 /// Sets what presets leave open, so that the feed and our own transactions find what they need: with `--full` or
 /// `--minimal`, the receipts' log filter keeps our contracts' receipts, and with `--minimal` transactions are found by hash
 /// as long as state is kept. Without a preset nothing is set: the filter makes Reth prune everybody else's receipts.
@@ -131,15 +138,11 @@ pub fn refuse_gap<P: PruneCheckpointReader>(
 ) -> Result<()> {
     let first = tip.map_or(0, |tip| tip.number.saturating_add(1));
     let segments = [
-        (PruneSegment::Receipts, "receipts", "--prune.receipts.*, --full, --minimal", !filtered),
+        (PruneSegment::Receipts, "receipts", RECEIPTS, !filtered),
         (PruneSegment::ContractLogs, "receipts", "--prune.receiptslogfilter", !filtered),
-        (PruneSegment::Bodies, "transactions", "--prune.bodies.*, --minimal", true),
-        (
-            PruneSegment::StorageHistory,
-            "contract state",
-            "--prune.storage-history.*, --full, --minimal",
-            true,
-        ),
+        (PruneSegment::Bodies, "transactions", BODIES, true),
+        (PruneSegment::AccountHistory, "contract state", STATE, true),
+        (PruneSegment::StorageHistory, "contract state", STATE, true),
     ];
     for (segment, what, flags, needed) in segments {
         let checkpoint = provider.get_prune_checkpoint(segment)?;
@@ -161,6 +164,7 @@ pub fn refuse_gap<P: PruneCheckpointReader>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use reth_provider::ProviderResult;
 
     const OURS: [Address; 2] = [Address::repeat_byte(1), Address::repeat_byte(2)];
 
@@ -186,6 +190,46 @@ mod tests {
         let mut wish = PruningArgs { full: true, receipts_distance: Some(5), ..PruningArgs::default() };
         complete_presets(&mut wish, &OURS);
         assert_eq!(wish.receipts_log_filter, None);
+    }
+
+    /// Knows of one segment that it is pruned up to block 100.
+    struct PrunedTo100(Option<PruneSegment>);
+
+    impl PruneCheckpointReader for PrunedTo100 {
+        fn get_prune_checkpoint(&self, segment: PruneSegment) -> ProviderResult<Option<PruneCheckpoint>> {
+            let prune_mode = PruneMode::Distance(64);
+            let pruned = PruneCheckpoint { block_number: Some(100), tx_number: None, prune_mode };
+            Ok((self.0 == Some(segment)).then_some(pruned))
+        }
+
+        fn get_prune_checkpoints(&self) -> ProviderResult<Vec<(PruneSegment, PruneCheckpoint)>> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn a_gap_that_cannot_be_read_is_refused_whatever_makes_it() {
+        use alloy_primitives::B256;
+        let at = |number| Some(BlockRef { number, hash: B256::ZERO });
+        for (segment, filtered, flag) in [
+            (PruneSegment::Receipts, false, "--prune.receipts"),
+            (PruneSegment::ContractLogs, false, "--prune.receiptslogfilter"),
+            (PruneSegment::Bodies, true, "--prune.bodies"),
+            (PruneSegment::AccountHistory, true, "--prune.account-history"),
+            (PruneSegment::StorageHistory, true, "--prune.storage-history"),
+        ] {
+            let node = PrunedTo100(Some(segment));
+            for tip in [None, at(99)] {
+                let said = refuse_gap(&node, tip, filtered).unwrap_err().to_string();
+                assert!(said.contains("up to block 100") && said.contains(flag), "{segment:?}: {said}");
+            }
+            assert!(refuse_gap(&node, at(100), filtered).is_ok(), "{segment:?}: the journal has it all");
+        }
+        // With the filter our receipts are kept, and senders are recovered.
+        for segment in [PruneSegment::Receipts, PruneSegment::ContractLogs, PruneSegment::SenderRecovery] {
+            assert!(refuse_gap(&PrunedTo100(Some(segment)), None, true).is_ok(), "{segment:?}");
+        }
+        assert!(refuse_gap(&PrunedTo100(None), None, false).is_ok());
     }
 
     #[test]

@@ -9,11 +9,11 @@ use futures::StreamExt;
 use lcai_host::Journal;
 use lcai_reth::exex::forget_notifications;
 use reth_ethereum_primitives::EthPrimitives;
-use reth_exex::{ExExContext, ExExEvent, ExExHead, ExExNotification, Wal};
+use reth_exex::{ExExContext, ExExEvent, ExExHead, ExExNotification, ExExNotificationSource, Wal};
 use reth_exex_test_utils::Adapter;
 use std::{sync::Arc, time::Duration};
 use support::{
-    Host, Running,
+    Host, MANAGER_ROOM, PATIENCE, Running,
     chain::{Story, committed, reorged},
     empty_journal, state,
 };
@@ -63,11 +63,16 @@ async fn fresh(host: &Host) -> Arc<Journal> {
 }
 
 async fn same_as_fresh(host: &Host, running: &Running) {
-    running.follows(host).await;
     let fresh = fresh(host).await;
+    same_as(&fresh, host, running).await;
+}
+
+/// `fresh` is what a fresh replay of the host's chain gives.
+async fn same_as(fresh: &Journal, host: &Host, running: &Running) {
+    running.follows(host).await;
     let blocks = |journal: &Journal| journal.feed_blocks(0, usize::MAX >> 1).unwrap();
-    assert_eq!(blocks(&running.journal), blocks(&fresh));
-    assert_eq!(state(&running.journal), state(&fresh));
+    assert_eq!(blocks(&running.journal), blocks(fresh));
+    assert_eq!(state(&running.journal), state(fresh));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,28 +83,24 @@ async fn every_depth_of_reorg_and_revert_leaves_a_fresh_replay() {
     // No polling: here the notifications alone must do.
     let mut running = Running::start(&host, empty_journal(&host), None, |_| Vec::new());
     running.notify(committed(host.chain.newest(6))).await;
-    running.follows(&host).await;
+    // What every revert comes back to.
+    let before = fresh(&host).await;
+    same_as(&before, &host, &running).await;
     for depth in 1..=64 {
         fork(&mut host, &story, 1, depth);
         running.notify(committed(host.chain.newest(depth))).await;
-        running.follows(&host).await;
+        same_as_fresh(&host, &running).await;
 
         let old = host.chain.unwind(depth);
         fork(&mut host, &story, 2, depth);
         running.notify(reorged(old, host.chain.newest(depth))).await;
-        // The replay is compared where the story is at another step each, and at the deepest.
-        if depth % 7 == 0 || depth < 6 || depth == 64 {
-            same_as_fresh(&host, &running).await;
-        } else {
-            running.follows(&host).await;
-        }
+        same_as_fresh(&host, &running).await;
 
         let old = host.chain.unwind(depth);
         let reverted = ExExNotification::ChainReverted { old: chain_of(old) };
         running.notify(reverted).await;
-        running.follows(&host).await;
+        same_as(&before, &host, &running).await;
     }
-    same_as_fresh(&host, &running).await;
 }
 
 fn chain_of(
@@ -175,9 +176,12 @@ async fn a_commit_after_a_revert_arrives_through_a_real_manager() {
         tokio::spawn(report_tips(context, seen));
         vec![handle]
     });
+    host.chain.finalize(3);
     running.notify(committed(host.chain.newest(6))).await;
     running.follows(&host).await;
     assert_eq!(next(&mut tips).await, Some(6));
+    // Of the two the lower: ours, one below the finalized block.
+    running.finished(2).await;
 
     let old = host.chain.unwind(3);
     running.notify(ExExNotification::ChainReverted { old: chain_of(old) }).await;
@@ -200,6 +204,35 @@ async fn report_tips(mut context: ExExContext<Adapter>, seen: mpsc::UnboundedSen
             let _ = seen.send(tip.number);
         }
     }
+}
+
+/// Pitfall 5.5: a notification that an ExEx does not take holds up the manager, and with it the pipeline. A feed that its
+/// supervisor gave up is no reason for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn notifications_are_taken_when_the_feed_is_gone() {
+    let mut host = Host::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let wal = Wal::new(directory.path()).unwrap();
+    let (handle, context) = host.context("lcai", &wal);
+    let (end, link) = lcai_reth::exex::link();
+    tokio::spawn(lcai_reth::exex::run(context, end));
+    let mut manager = host.manage(vec![handle], wal);
+    drop(link);
+    for sent in 0..3 * MANAGER_ROOM {
+        host.chain.mine(0, &[]);
+        let notification = committed(host.chain.newest(1));
+        let send = manager.send_async(ExExNotificationSource::BlockchainTree, notification);
+        let taken = tokio::time::timeout(PATIENCE, send).await;
+        assert!(taken.is_ok(), "nobody takes notifications any more, after {sent}");
+        taken.unwrap().unwrap();
+    }
+    // And nothing is left over for it.
+    let emptied = async {
+        while manager.capacity() < MANAGER_ROOM {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, emptied).await.is_ok(), "room for {} only", manager.capacity());
 }
 
 /// Pitfall 5.4: the stream can stop without an error. The feed looks by itself; one that only believes the stream stays.

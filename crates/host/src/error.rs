@@ -36,6 +36,19 @@ pub enum HostError {
     /// The chain left the blocks our journal still knows: a reorg deeper than what is kept.
     #[error("no block of the journal is on the node's chain any more, down to height {0}")]
     NoCommonAncestor(u64),
+    /// The node no longer has what the feed must still read of a block.
+    #[error(
+        "the node pruned {what} of block {number} ({flags}) and the journal does not have the block: resync the node without \
+         these flags, or give it the journal that has the block"
+    )]
+    Pruned {
+        /// What is gone.
+        what: &'static str,
+        /// The block.
+        number: u64,
+        /// The settings of the node that remove it.
+        flags: &'static str,
+    },
     /// The node's answer could not be understood.
     #[error("the node's answer to {method} cannot be read: {reason}")]
     Malformed {

@@ -192,8 +192,14 @@ impl FeedWriter {
 }
 
 /// Errors that asking again does not heal. A refusal is none: nodes refuse while they start, are busy or reorganise.
-const fn is_final(error: &HostError) -> bool {
-    matches!(error, HostError::WrongChain { .. } | HostError::NoCommonAncestor(_) | HostError::Closed)
+pub(crate) const fn is_final(error: &HostError) -> bool {
+    matches!(
+        error,
+        HostError::WrongChain { .. }
+            | HostError::NoCommonAncestor(_)
+            | HostError::Pruned { .. }
+            | HostError::Closed
+    )
 }
 
 /// The block below the finalized one, when the feed holds it and it is new. A host may drop everything up to a finished
@@ -291,6 +297,7 @@ pub struct Watchdog {
     client: Arc<dyn HostClient>,
     feed: watch::Receiver<FeedState>,
     config: WatchdogConfig,
+    heads: watch::Sender<Option<Heads>>,
 }
 
 impl std::fmt::Debug for Watchdog {
@@ -306,7 +313,12 @@ impl Watchdog {
         feed: watch::Receiver<FeedState>,
         config: WatchdogConfig,
     ) -> Self {
-        Self { client, feed, config }
+        Self { client, feed, config, heads: watch::channel(None).0 }
+    }
+
+    /// The host's heads as they were last read; `None` before that. The feed tells them too, for as long as it lives.
+    pub fn heads(&self) -> watch::Receiver<Option<Heads>> {
+        self.heads.subscribe()
     }
 
     /// Looks until `shutdown`.
@@ -321,6 +333,7 @@ impl Watchdog {
                 metrics::counter!("lcai_watchdog_host_errors_total").increment(1);
                 continue;
             };
+            self.heads.send_replace(Some(heads));
             let tip = self.feed.borrow().tip.map_or(0, |tip| tip.number);
             let lag = heads.head.number.saturating_sub(tip);
             metrics::gauge!("lcai_feed_lag_blocks").set(lag as f64);

@@ -11,6 +11,10 @@ pub trait CanonicalHashes: Send + Sync {
     fn tip(&self) -> Option<BlockRef>;
     /// The hash at a height; `None` above the tip or below what is kept.
     fn hash_at(&self, number: u64) -> Option<B256>;
+    /// The block reported as finished: up to it nothing is taken back. `None` where none was reported.
+    fn settled(&self) -> Option<BlockRef> {
+        None
+    }
 }
 
 /// One step of the canonical chain. Reverts come first, then commits.

@@ -68,11 +68,7 @@ impl From<crate::RunnerError> for TaskError {
 impl From<crate::FeedError> for TaskError {
     fn from(error: crate::FeedError) -> Self {
         match &error {
-            crate::FeedError::Host(
-                crate::HostError::WrongChain { .. }
-                | crate::HostError::NoCommonAncestor(_)
-                | crate::HostError::Closed,
-            ) => Self::fatal(error),
+            crate::FeedError::Host(host) if crate::feed::is_final(host) => Self::fatal(error),
             _ => Self::retry(error),
         }
     }

@@ -1,8 +1,9 @@
 //! A chain in memory that follows a script, for tests of cores and of what runs them.
 
 use crate::{
-    BlockRef, Call, CanonicalHashes, FeedBlock, FeedLog, Heads, HostClient, HostError, HostNotification,
-    HostNotifier, IncludedBlob, JournalIdentity, ReadPlan, Receipt, StateRead, TransactionRequest,
+    BlockRef, Call, CanonicalHashes, ChainReader, FeedBlock, FeedLog, Heads, HostClient, HostError,
+    HostNotification, HostNotifier, IncludedBlob, JournalIdentity, ReadPlan, Receipt, StateRead,
+    TransactionRequest,
 };
 use alloy_consensus::{
     EthereumTxEnvelope, Transaction as _, TxEip4844WithSidecar, transaction::SignerRecoverable,
@@ -464,5 +465,16 @@ impl HostClient for ScriptedHost {
 
     async fn blob(&self, versioned_hash: B256) -> Result<Option<Bytes>, HostError> {
         Ok(self.0.chain.lock().blobs.get(&versioned_hash).cloned())
+    }
+}
+
+#[async_trait]
+impl ChainReader for ScriptedHost {
+    async fn hash_at(&self, number: u64) -> Result<Option<B256>, HostError> {
+        Ok(self.0.chain.lock().blocks.get(&number).map(|block| block.hash))
+    }
+
+    async fn block_at(&self, number: u64, _watched: &[Address]) -> Result<Option<FeedBlock>, HostError> {
+        Ok(self.0.chain.lock().blocks.get(&number).cloned())
     }
 }

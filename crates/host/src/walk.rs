@@ -106,7 +106,8 @@ impl<R: ChainReader + ?Sized> ChainWalker<R> {
     }
 
     /// The highest block that the feed and the client's canonical chain share; `None` when the client's answers do not
-    /// fit together because its chain just moved.
+    /// fit together because its chain just moved, or when the client is behind what
+    /// the feed can undo.
     async fn common_ancestor(
         &self,
         chain: &dyn CanonicalHashes,
@@ -114,6 +115,12 @@ impl<R: ChainReader + ?Sized> ChainWalker<R> {
         head: BlockRef,
     ) -> Result<Option<BlockRef>, HostError> {
         let mut number = tip.number.min(head.number);
+        // A node that is synced again while its journal was kept has yet to come to where the feed is. What is finished
+        // is never undone, and what is older is not kept.
+        let settled = chain.settled().is_some_and(|settled| head.number < settled.number);
+        if head.number < tip.number && (settled || chain.hash_at(number).is_none()) {
+            return Ok(None);
+        }
         loop {
             let Some(ours) = chain.hash_at(number) else {
                 return Err(HostError::NoCommonAncestor(number));

@@ -1,5 +1,7 @@
 //! A node: the extensions over a host, and the `lcai_*` module that serves them. Every host uses this one assembly.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod canaries;
 mod disputer;
 mod drill;
@@ -20,8 +22,8 @@ use lcai_exex_dispatch::{
 };
 use lcai_host::{
     EffectExecutor, EffectHandler, Extension, ExtensionHandle, ExtensionRunner, FeedConfig, FeedState,
-    FeedWriter, HostClient, HostNotifier, Journal, JournalIdentity, RestartPolicy, RunnerConfig, Supervisor,
-    TaskError, TxLane, Watchdog, WatchdogConfig,
+    FeedWriter, Heads, HostClient, HostNotifier, Journal, JournalIdentity, RestartPolicy, RunnerConfig,
+    Supervisor, TaskError, TxLane, Watchdog, WatchdogConfig,
 };
 use lcai_primitives::{contracts::Deployment, ids::ModelId};
 use lcai_rpc::{
@@ -126,7 +128,7 @@ impl Node {
         let others = disputer.as_ref().map(DisputerRole::accounts).unwrap_or_default();
         start_check::refuse_forgotten_acts(&config, &journal, &*client, &others).await?;
         let supervisor = Supervisor::default();
-        let feed = start_feed(&supervisor, &journal, client.clone(), notifier)?;
+        let (feed, heads) = start_feed(&supervisor, &journal, client.clone(), notifier)?;
 
         let known_models = config.models.iter().map(|name| ModelId::from_name(name)).collect();
         let dispatch_config = DispatchConfig {
@@ -188,6 +190,7 @@ impl Node {
             blobs,
             sources,
             feed: feed.clone(),
+            heads,
         };
         let mut extensions: Vec<Arc<dyn ExtensionStatus>> =
             vec![Arc::new(dispatch.clone()), Arc::new(keeper)];
@@ -255,7 +258,7 @@ fn start_feed(
     journal: &Arc<Journal>,
     client: Arc<dyn HostClient>,
     notifier: Box<dyn HostNotifier>,
-) -> eyre::Result<watch::Receiver<FeedState>> {
+) -> eyre::Result<(watch::Receiver<FeedState>, watch::Receiver<Option<Heads>>)> {
     let writer = Arc::new(FeedWriter::new(journal.clone(), notifier, FeedConfig::default())?);
     let feed = writer.subscribe();
     supervisor.spawn("feed", RestartPolicy::default(), move |token| {
@@ -263,6 +266,7 @@ fn start_feed(
         async move { Ok(writer.run(token).await?) }
     });
     let watchdog = Arc::new(Watchdog::new(client, feed.clone(), WatchdogConfig::default()));
+    let heads = watchdog.heads();
     supervisor.spawn("watchdog", RestartPolicy::default(), move |token| {
         let watchdog = watchdog.clone();
         async move {
@@ -270,7 +274,7 @@ fn start_feed(
             Ok(())
         }
     });
-    Ok(feed)
+    Ok((feed, heads))
 }
 
 struct Rpc {
@@ -286,6 +290,7 @@ struct Parts {
     blobs: Arc<BlobStore>,
     sources: Vec<Arc<dyn BlobSource>>,
     feed: watch::Receiver<FeedState>,
+    heads: watch::Receiver<Option<Heads>>,
 }
 
 /// Where blobs are looked for that the store does not have, in order: the execution client, then the consensus clients.
@@ -342,6 +347,8 @@ fn start_rpc(
         disputer_encryption_key: config.disputer_encryption_key.clone(),
         directory,
         feed: parts.feed,
+        heads: parts.heads,
+        failed: supervisor.failed(),
         extensions,
         relay: relay.clone(),
         tokens: Arc::new(TokenIssuer::new(

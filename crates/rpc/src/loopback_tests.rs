@@ -29,7 +29,7 @@ use jsonrpsee::{
     ws_client::{WsClient, WsClientBuilder},
 };
 use lcai_blob::{Blob, BlobError, BlobHint, BlobSource, BlobStore, blob_versioned_hash, encode};
-use lcai_host::{BlockRef, FeedState, HostError, Journal, TxLane, testing::ScriptedHost};
+use lcai_host::{BlockRef, FailedTask, FeedState, Heads, HostError, Journal, TxLane, testing::ScriptedHost};
 use lcai_primitives::{
     contracts::{JobRegistry, JobState},
     eip712::Heartbeat,
@@ -163,6 +163,8 @@ pub(crate) struct Options {
     pub(crate) limits: ServerLimits,
     pub(crate) settings: RpcSettings,
     pub(crate) blobs: BlobService,
+    pub(crate) heads: watch::Receiver<Option<Heads>>,
+    pub(crate) failed: watch::Receiver<Option<FailedTask>>,
 }
 
 impl Default for Options {
@@ -173,6 +175,8 @@ impl Default for Options {
             limits: ServerLimits::default(),
             settings: RpcSettings::default(),
             blobs: BlobService::new(store, Vec::new(), None),
+            heads: watch::channel(None).1,
+            failed: watch::channel(None).1,
         }
     }
 }
@@ -190,6 +194,8 @@ impl Node {
             disputer_encryption_key: Bytes::new(),
             directory: Arc::new(SceneDirectory(Arc::clone(&scene.view))),
             feed,
+            heads: options.heads,
+            failed: options.failed,
             extensions: Vec::new(),
             relay: Arc::clone(&relay),
             // The same key after a restart, as an operator would have it.
@@ -268,6 +274,37 @@ async fn logins_work_over_http_and_websocket_and_refusals_have_their_codes() {
     assert_eq!(code(http.request_session("0x12".into(), scene.user.address()).await), -32602);
     assert_eq!(code(http.network().await), -39013, "before the first block");
     assert!(!http.health().await.unwrap().healthy);
+    node.stop().await;
+}
+
+/// The feed tells heads only for as long as it lives, so it is not asked alone.
+#[tokio::test]
+async fn a_node_whose_feed_is_dead_is_not_healthy() {
+    let (scene, dir) = (Scene::new(), tempdir().unwrap());
+    let (see, heads) = watch::channel(None);
+    let (fail, failed) = watch::channel(None);
+    let node = Node::start(&scene, dir.path(), Options { heads, failed, ..Options::default() }).await;
+    let health = async || node.http().health().await.unwrap();
+    let at = |number: u64| {
+        let head = BlockRef { number, hash: B256::repeat_byte(5) };
+        see.send_replace(Some(Heads { head, safe: None, finalized: None }));
+    };
+    assert!(health().await.reason.unwrap().contains("not known yet"));
+    at(13);
+    let kept_up = health().await;
+    assert_eq!((kept_up.healthy, kept_up.reason), (true, None));
+    assert_eq!(kept_up.chain_head.unwrap().number, 13);
+    at(14);
+    let behind = health().await;
+    assert_eq!(
+        (behind.healthy, behind.reason.as_deref()),
+        (false, Some("the feed is at block 5, the client at 14"))
+    );
+    at(13);
+    fail.send_replace(Some(FailedTask { task: "relay", reason: "the disk is full".into() }));
+    let given_up = health().await;
+    assert!(!given_up.healthy);
+    assert_eq!(given_up.reason.as_deref(), Some("task relay was given up: the disk is full"));
     node.stop().await;
 }
 

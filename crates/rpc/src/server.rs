@@ -29,7 +29,7 @@ use jsonrpsee::{
     core::{RpcResult, SubscriptionResult},
 };
 use lcai_blob::BlobHint;
-use lcai_host::{Extension, ExtensionHandle, FeedState};
+use lcai_host::{Extension, ExtensionHandle, FailedTask, FeedState, Heads};
 use lcai_primitives::{
     contracts::{Deployment, JobRegistry},
     eip712::Heartbeat,
@@ -109,6 +109,10 @@ pub struct RpcParts {
     pub directory: Arc<dyn Directory>,
     /// The feed, from [`lcai_host::FeedWriter::subscribe`].
     pub feed: watch::Receiver<FeedState>,
+    /// The client's heads, read beside the feed, which can be dead: from [`lcai_host::Watchdog::heads`].
+    pub heads: watch::Receiver<Option<Heads>>,
+    /// The first task that was given up, from [`lcai_host::Supervisor::failed`].
+    pub failed: watch::Receiver<Option<FailedTask>>,
     /// The extensions `lcai_health` reports on.
     pub extensions: Vec<Arc<dyn ExtensionStatus>>,
     /// Frames.
@@ -198,23 +202,49 @@ impl LcaiRpc {
 
     fn health_info(&self) -> Health {
         let feed = *self.parts.feed.borrow();
-        let chain_head: Option<BlockId> = feed.heads.map(|h| h.head.into());
+        let seen = *self.parts.heads.borrow();
+        // Either can be older: a dead feed tells no heads, and the watchdog looks every few seconds only.
+        let heads = feed.heads.into_iter().chain(seen).map(|heads| heads.head);
+        let chain_head: Option<BlockId> = heads.max_by_key(|head| head.number).map(Into::into);
         let feed_tip: Option<BlockId> = feed.tip.map(Into::into);
         let extensions: Vec<_> = self.parts.extensions.iter().map(|e| e.status()).collect();
-        let keeps_up = |block: Option<BlockId>| match (chain_head, block) {
-            (Some(head), Some(block)) => block.number.saturating_add(HEALTHY_LAG) >= head.number,
-            _ => false,
-        };
-        let healthy =
-            keeps_up(feed_tip) && extensions.iter().all(|e| e.halted.is_none() && keeps_up(e.cursor));
+        let reason = self.fault(chain_head, feed_tip, &extensions);
         Health {
             version: self.parts.version.clone(),
-            healthy,
+            healthy: reason.is_none(),
+            reason,
             chain_head,
             feed_tip,
             extensions,
             subscribers: self.parts.relay.sessions_read() as u64,
         }
+    }
+
+    /// What is wrong with the node, what explains the rest first.
+    fn fault(
+        &self,
+        head: Option<BlockId>,
+        tip: Option<BlockId>,
+        extensions: &[ExtensionHealth],
+    ) -> Option<String> {
+        if let Some(FailedTask { task, reason }) = self.parts.failed.borrow().as_ref() {
+            return Some(format!("task {task} was given up: {reason}"));
+        }
+        let Some(head) = head else { return Some("the client's head is not known yet".into()) };
+        let behind = |what: &str, block: Option<BlockId>| match block {
+            Some(block) if block.number.saturating_add(HEALTHY_LAG) >= head.number => None,
+            Some(block) => {
+                Some(format!("{what} is at block {}, the client at {}", block.number, head.number))
+            }
+            None => Some(format!("{what} has no block yet, the client is at {}", head.number)),
+        };
+        behind("the feed", tip).or_else(|| {
+            extensions.iter().find_map(|extension| {
+                let what = format!("extension {}", extension.name);
+                let halted = extension.halted.as_ref().map(|why| format!("{what} is halted: {why}"));
+                halted.or_else(|| behind(&what, extension.cursor))
+            })
+        })
     }
 
     async fn receipt(&self, id: JobId) -> Result<JobReceipt, LcaiError> {

@@ -590,6 +590,8 @@ pub struct Health {
     pub version: String,
     /// Whether everything below is as it should be.
     pub healthy: bool,
+    /// Why it is not; `None` when it is.
+    pub reason: Option<String>,
     /// The client's head.
     pub chain_head: Option<BlockId>,
     /// The feed's tip.

@@ -117,6 +117,13 @@ impl TestChain {
         self.blocks[self.blocks.len() - depth..].to_vec()
     }
 
+    /// Finalizes the block at a height above genesis.
+    pub fn finalize(&self, number: u64) {
+        let block = &self.blocks[usize::try_from(number).unwrap() - 1];
+        let header = block.recovered_block().clone_sealed_header();
+        self.provider.canonical_in_memory_state().set_finalized(header);
+    }
+
     fn set(&self, chain: NewCanonicalChain) {
         self.provider.canonical_in_memory_state().update_chain(chain);
     }

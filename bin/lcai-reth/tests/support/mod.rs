@@ -23,7 +23,7 @@ use reth_chainspec::ChainSpec;
 use reth_cli::chainspec::ChainSpecParser;
 use reth_exex::{
     ExExContext, ExExHandle, ExExManager, ExExManagerHandle, ExExNotification, ExExNotificationSource,
-    ExExNotifications, Wal,
+    ExExNotifications, FinishedExExHeight, Wal,
 };
 use reth_exex_test_utils::{Adapter, TestExExHandle, test_exex_context_with_chain_spec};
 use reth_node_api::FullNodeComponents;
@@ -32,7 +32,13 @@ use std::{sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+/// For how long something that must come is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
 type Client = RethClient<TestProvider, NoopTransactionPool<EthPooledTransaction>>;
+
+/// Notifications that the manager keeps for its slowest ExEx.
+pub const MANAGER_ROOM: usize = 64;
 
 /// Reth's parts that outlive one run of our node.
 pub struct Host {
@@ -77,10 +83,11 @@ impl Host {
         (handle, context)
     }
 
-    /// Starts the manager over these ExExes.
+    /// Starts the manager over these ExExes, with room for [`MANAGER_ROOM`] notifications.
     pub fn manage(&self, handles: Vec<ExExHandle>, wal: Wal) -> ExExManagerHandle {
         let finalized = self.components.provider().finalized_block_stream();
-        let manager = ExExManager::new(self.components.provider().clone(), handles, 64, wal, finalized);
+        let manager =
+            ExExManager::new(self.components.provider().clone(), handles, MANAGER_ROOM, wal, finalized);
         let handle = manager.handle();
         tokio::spawn(async move { manager.await.unwrap() });
         handle
@@ -136,6 +143,19 @@ impl Running {
         self.manager.send_async(ExExNotificationSource::BlockchainTree, notification).await.unwrap();
     }
 
+    /// Waits until the manager was told that everything up to this height is finished, by all.
+    pub async fn finished(&self, height: u64) {
+        let mut told = self.manager.finished_height();
+        let expected = FinishedExExHeight::Height(height);
+        let reached = tokio::time::timeout(PATIENCE, told.wait_for(|told| *told == expected));
+        let reached = reached.await.map(|told| drop(told.unwrap()));
+        assert!(
+            reached.is_ok(),
+            "the manager was told {:?}, not {height}",
+            *self.manager.finished_height().borrow()
+        );
+    }
+
     pub fn tip(&self) -> Option<BlockRef> {
         self.journal.feed_tip().unwrap()
     }
@@ -148,7 +168,7 @@ impl Running {
             self.feed.subscribe().wait_for(|state| state.tip == Some(head)).await.unwrap();
             self.runner.handle().cursor().wait_for(|cursor| *cursor == Some(head)).await.unwrap();
         };
-        tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap_or_else(|_| {
+        tokio::time::timeout(PATIENCE, reached).await.unwrap_or_else(|_| {
             panic!("the feed is at {:?}, the chain at {head:?}", self.tip());
         });
     }

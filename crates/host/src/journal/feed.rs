@@ -192,6 +192,13 @@ impl CanonicalHashes for Journal {
             None
         })
     }
+
+    fn settled(&self) -> Option<BlockRef> {
+        self.finished().unwrap_or_else(|error| {
+            tracing::error!(%error, "the finished block cannot be read");
+            None
+        })
+    }
 }
 
 type Edge<'a> = Option<(redb::AccessGuard<'a, u64>, redb::AccessGuard<'a, &'static [u8; 32]>)>;

@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
-    HostClient, HostError, HostNotification, HostNotifier, JournalError, Watchdog, WatchdogConfig,
+    ChainWalker, HostClient, HostError, HostNotification, HostNotifier, JournalError, WalkConfig, Watchdog,
+    WatchdogConfig,
     testing::{BlockContent, GENESIS_TIME, identity},
 };
 use async_trait::async_trait;
@@ -149,6 +150,72 @@ async fn is_pruned_below_finalized_but_never_past_an_extension() {
     feed.stop().await;
 }
 
+/// The node was synced again and the journal was kept: the node comes to where the feed is, and nothing is taken back.
+#[tokio::test]
+async fn a_node_behind_the_feed_is_waited_for() {
+    let host = ScriptedHost::new(8200);
+    let journal = Journal::in_memory(identity()).unwrap();
+    let feed = RunningFeed::start(&journal, &host, FeedConfig { keep: 5, ..quick() });
+    let runner = crate::ExtensionRunner::open(
+        Arc::clone(&journal),
+        Ledger::new(),
+        feed.writer.subscribe(),
+        crate::RunnerConfig::default(),
+    )
+    .unwrap();
+    host.mine_empty(199);
+    feed.caught_up(&host).await;
+    while runner.step().await.unwrap() {}
+    host.mine_empty(1);
+    feed.caught_up(&host).await;
+    feed.stop().await;
+    let (first, finished) = (journal.feed_first().unwrap().unwrap(), journal.finished().unwrap().unwrap());
+    assert_eq!((first.number, finished.number), (187, 191));
+
+    struct NoReads;
+    impl crate::ReadPlan for NoReads {
+        fn reads(&self, _: &FeedBlock, _: bool) -> Vec<crate::Call> {
+            Vec::new()
+        }
+    }
+    // Its blocks are the same ones: their hashes follow from their place.
+    let synced = ScriptedHost::new(8200);
+    let mut walker =
+        ChainWalker::new(Arc::new(synced.clone()), Arc::new(NoReads), WalkConfig::new(Vec::new()));
+    for height in [0, 10, 186, 190] {
+        synced.mine_empty(height - usize::try_from(synced.head().number).unwrap());
+        let step = walker.next(journal.as_ref()).await.unwrap();
+        assert!(step.is_none(), "at height {height}: {step:?}");
+    }
+    synced.mine_empty(15);
+    let step = walker.next(journal.as_ref()).await.unwrap().unwrap();
+    let committed: Vec<u64> = step.committed.iter().map(|block| block.number).collect();
+    assert_eq!((step.reverted, committed), (Vec::new(), vec![201, 202, 203, 204, 205]));
+
+    // One that made its blocks differently is no longer the journal's.
+    synced.reorg(100, vec![BlockContent::default(); 100]);
+    let stranger = walker.next(journal.as_ref()).await;
+    assert!(matches!(stranger, Err(HostError::NoCommonAncestor(_))), "{stranger:?}");
+}
+
+#[tokio::test]
+async fn pruned_blocks_are_not_asked_for_again() {
+    let host = ScriptedHost::new(8200);
+    let journal = Journal::in_memory(identity()).unwrap();
+    let feed = RunningFeed::start(&journal, &host, quick());
+    let gone = || HostError::Pruned { what: "receipts", number: 1, flags: "--prune" };
+    host.fail_next(gone());
+    let ended = feed.task.await.unwrap().unwrap_err();
+    assert!(matches!(ended, crate::FeedError::Host(HostError::Pruned { number: 1, .. })), "{ended:?}");
+    let supervisor = crate::Supervisor::default();
+    supervisor.spawn("feed", crate::RestartPolicy::default(), move |_| async move {
+        Err(crate::TaskError::from(crate::FeedError::Host(gone())))
+    });
+    let mut failed = supervisor.failed();
+    let failed = failed.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    assert!(failed.reason.contains("pruned receipts of block 1 (--prune)"), "{}", failed.reason);
+}
+
 #[tokio::test]
 async fn the_watchdog_counts_how_far_the_feed_is_behind() {
     let host = ScriptedHost::new(8200);
@@ -160,10 +227,12 @@ async fn the_watchdog_counts_how_far_the_feed_is_behind() {
     let token = CancellationToken::new();
     let watchdog = Watchdog::new(host.client(), receiver, config);
     let _guard = recorder.install();
+    let heads = watchdog.heads();
     let run = watchdog.run(token.clone());
     let look = async {
         eventually("an alarm", || recorder.counter("lcai_watchdog_alarms_total") > 0).await;
         assert_eq!(recorder.gauge("lcai_feed_lag_blocks"), 30.0);
+        assert_eq!(heads.borrow().map(|heads| heads.head), Some(host.head()), "the feed says nothing");
         state.send_modify(|state| state.tip = Some(host.head()));
         eventually("no lag", || recorder.gauge("lcai_feed_lag_blocks") == 0.0).await;
         token.cancel();

@@ -65,6 +65,8 @@ pub(crate) async fn serve() {
         disputer_encryption_key: Bytes::new(),
         directory,
         feed: watch::channel(FeedState::default()).1,
+        heads: watch::channel(None).1,
+        failed: watch::channel(None).1,
         extensions: Vec::new(),
         relay,
         tokens: Arc::new(TokenIssuer::new(TokenKey::random(), deployment().chain_id, TokenConfig::default())),
