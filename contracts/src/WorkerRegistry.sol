@@ -65,6 +65,7 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         string[] capabilityNames;
         mapping(bytes32 nameHash => uint256) capabilityMasks;
         Checkpoints.Trace208 totalStaked;
+        mapping(address worker => uint48) weightSince;
     }
 
     State private _s;
@@ -106,6 +107,7 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         w.stake = msg.value.toUint96();
         w.encryptionKey = encryptionPubKey;
         _addTotal(msg.value);
+        _touchWeight(msg.sender);
         emit WorkerRegistered(msg.sender, encryptionPubKey);
     }
 
@@ -114,6 +116,7 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         uint256 newStake = w.stake + msg.value;
         w.stake = newStake.toUint96();
         _addTotal(msg.value);
+        _touchWeight(msg.sender);
         emit StakeTopUp(msg.sender, msg.value, newStake);
         _sync(msg.sender, w);
     }
@@ -162,6 +165,7 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         if (!w.suspended) revert WorkerNotSuspended(msg.sender);
         if (block.timestamp < w.suspendedUntil) revert StillSuspended(msg.sender, w.suspendedUntil);
         _liftSuspension(w, msg.sender);
+        _touchWeight(msg.sender);
         _sync(msg.sender, w);
     }
 
@@ -178,6 +182,7 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         if (w.models.length >= MAX_MODELS) revert TooManyModels(msg.sender, MAX_MODELS);
         w.models.push(modelId);
         l.modelPos = uint32(w.models.length);
+        _touchWeight(msg.sender);
         emit ModelAdded(msg.sender, modelId);
         _join(msg.sender, modelId, l);
     }
@@ -371,6 +376,13 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         return _s.totalStaked.upperLookupRecent(blockNumber > type(uint48).max ? type(uint48).max : uint48(blockNumber));
     }
 
+    /// @notice The last block in which the worker did something that may raise its weight in a draw: registered, topped up,
+    /// listed a model, reinstated itself. Whoever draws by a seed counts a worker only if that was before the seed could
+    /// be known.
+    function getWeightSince(address worker) external view returns (uint256) {
+        return _s.weightSince[worker];
+    }
+
     /// @notice Registered, lists the whitelisted model, holds the minimum stake and is not suspended.
     function isEligible(address worker, bytes32 modelId) public view returns (bool) {
         return _s.whitelisted[modelId] && _s.listings[worker][modelId].modelPos != 0
@@ -441,6 +453,10 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
             key.length != 65 || key[0] != 0x04
                 || !P256.isValidPublicKey(bytes32(key[1:33]), bytes32(key[33:65]))
         ) revert InvalidEncryptionKey();
+    }
+
+    function _touchWeight(address worker) private {
+        _s.weightSince[worker] = block.number.toUint48();
     }
 
     function _liftSuspension(Worker storage w, address worker) private {

@@ -151,7 +151,8 @@ async fn first_blocks(
         let score = read(scores, ReputationRegistry::getScoreCall { worker }.abi_encode()).await;
         let stake_cap = params.min_worker_stake * U256::from(10);
         let candidate = Candidate { worker, stake, stake_cap, reputation: score.to() };
-        first.insert(worker, sortition.first_block(&candidate));
+        let since = read(registry, WorkerRegistry::getWeightSinceCall { worker }.abi_encode()).await;
+        first.insert(worker, sortition.first_block(&candidate, since.to()));
     }
     first
 }

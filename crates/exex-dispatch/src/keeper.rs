@@ -1,6 +1,10 @@
 //! Keeper duties: what anyone may do on chain once block time allows it.
 
-use crate::{core::DutyTask, duties::Duty};
+use crate::{
+    core::DutyTask,
+    duties::Duty,
+    mismatch::{self, SignedAnswers},
+};
 use alloy_primitives::{B256, U256};
 use alloy_sol_types::SolCall;
 use async_trait::async_trait;
@@ -44,6 +48,8 @@ pub struct KeeperReport {
 pub struct KeeperHandler {
     deployment: Deployment,
     lane: Arc<TxLane>,
+    /// `None` for a keeper that keeps no frames: it files no mismatches.
+    answers: Option<Arc<dyn SignedAnswers>>,
     /// Jobs that a transaction of ours is about: two batches never hold the same one.
     in_flight: Mutex<HashSet<JobId>>,
     report: Mutex<KeeperReport>,
@@ -60,7 +66,22 @@ enum Performed {
 impl KeeperHandler {
     /// `lane` is the keeper account's lane for ordinary transactions.
     pub fn new(deployment: Deployment, lane: Arc<TxLane>) -> Self {
-        Self { deployment, lane, in_flight: Mutex::default(), report: Mutex::default() }
+        Self { deployment, lane, answers: None, in_flight: Mutex::default(), report: Mutex::default() }
+    }
+
+    /// Has it file response mismatches, with the answers that are kept there.
+    #[must_use]
+    pub fn with_answers(mut self, answers: Arc<dyn SignedAnswers>) -> Self {
+        self.answers = Some(answers);
+        self
+    }
+
+    pub(crate) fn answers(&self) -> Option<&dyn SignedAnswers> {
+        self.answers.as_deref()
+    }
+
+    pub(crate) const fn deployment(&self) -> &Deployment {
+        &self.deployment
     }
 
     /// What it came to so far.
@@ -112,7 +133,7 @@ impl KeeperHandler {
                 Duty::SettleStuck => JobRegistry::settleStuckJobCall { jobId: first.into() }.abi_encode(),
                 _ => JobRegistry::claimTimeoutCall { jobId: first.into() }.abi_encode(),
             };
-            match self.send(duty, input).await {
+            match self.send(duty.action(), input).await {
                 Ok(hash) => last = Performed::Now(hash),
                 // One job that cannot be released reverts its batch: halves until it is alone.
                 Err(LaneError::Reverted { .. }) if batch.len() > 1 => {
@@ -132,7 +153,7 @@ impl KeeperHandler {
             return Ok(Performed::Moot);
         }
         let input = JobRegistry::reassignSessionCall { sessionId: id.into() }.abi_encode();
-        self.send(Duty::Reassign, input).await.map(Performed::Now)
+        self.send(Duty::Reassign.action(), input).await.map(Performed::Now)
     }
 
     async fn is_eligible(
@@ -147,9 +168,9 @@ impl KeeperHandler {
     }
 
     /// Sends and accounts; a transaction that was included and reverted is an error like any other, but paid for.
-    async fn send(&self, duty: Duty, input: Vec<u8>) -> Result<B256, LaneError> {
+    pub(crate) async fn send(&self, action: &'static str, input: Vec<u8>) -> Result<B256, LaneError> {
         let sent = self.lane.send(TxSpec::call(self.deployment.job_registry, input.into())).await?;
-        self.account(duty, &sent);
+        self.account(action, &sent);
         if sent.receipt.success {
             return Ok(sent.hash);
         }
@@ -157,23 +178,23 @@ impl KeeperHandler {
         Err(LaneError::Reverted { reason, data: Default::default() })
     }
 
-    fn account(&self, duty: Duty, sent: &Sent) {
+    fn account(&self, action: &'static str, sent: &Sent) {
         let gas = sent.receipt.gas_used;
         let cost = U256::from(gas).saturating_mul(U256::from(sent.receipt.effective_gas_price));
         let mut report = self.report.lock();
         report.gas_used = report.gas_used.saturating_add(gas);
         report.cost = report.cost.saturating_add(cost);
-        metrics::counter!("lcai_keeper_gas_total", "action" => duty.action()).increment(gas);
+        metrics::counter!("lcai_keeper_gas_total", "action" => action).increment(gas);
         if sent.receipt.success {
             report.done += 1;
         } else {
             report.lost += 1;
             report.gas_lost = report.gas_lost.saturating_add(gas);
             report.cost_lost = report.cost_lost.saturating_add(cost);
-            metrics::counter!("lcai_keeper_gas_lost_total", "action" => duty.action()).increment(gas);
+            metrics::counter!("lcai_keeper_gas_lost_total", "action" => action).increment(gas);
             tracing::info!(
                 target: "lcai::keeper",
-                action = duty.action(),
+                action,
                 transaction = %sent.hash,
                 gas,
                 "somebody was quicker in the same block"
@@ -183,7 +204,7 @@ impl KeeperHandler {
     }
 }
 
-fn decode<C: SolCall>(output: alloy_primitives::Bytes) -> Result<C::Return, LaneError> {
+pub(crate) fn decode<C: SolCall>(output: alloy_primitives::Bytes) -> Result<C::Return, LaneError> {
     C::abi_decode_returns(&output).map_err(|e| {
         LaneError::Host(HostError::Malformed { method: C::SIGNATURE.into(), reason: e.to_string() })
     })
@@ -230,6 +251,9 @@ impl Drop for Reserved<'_> {
 #[async_trait]
 impl EffectHandler for KeeperHandler {
     async fn execute(&self, intent: &Intent, context: EffectContext) -> EffectOutcome {
+        if intent.action == mismatch::ACTION {
+            return self.compare(intent, &context).await;
+        }
         let abandon = |reason: String| EffectOutcome::Abandon { reason };
         let Some(duty) = Duty::of_action(&intent.action) else {
             return abandon(format!("{} is not a keeper duty", intent.action));

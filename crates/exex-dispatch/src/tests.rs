@@ -436,6 +436,30 @@ fn a_completed_job_is_released_after_window_and_grace() {
 }
 
 #[test]
+fn a_completion_is_compared_with_the_signed_answer_once_it_is_safe() {
+    let (mut world, mut core) = (World::new(), core());
+    let mut watching =
+        DispatchCore::new(DispatchConfig { keeper: false, ..DispatchConfig::new(deployment(), vec![model()]) });
+    world.register(1, 100);
+    let session = world.open(1);
+    let job = world.submit(session);
+    world.step(job, JobState::Acknowledged);
+    world.step(job, JobState::Completed);
+    let block = world.block(1);
+    let (_, intents) = apply(&mut core, &block);
+    assert_eq!(actions(&intents), [crate::mismatch::ACTION]);
+    assert_eq!(intents[0].depth, EffectDepth::Safe);
+    let known = core.job(JobId(job)).unwrap();
+    assert_eq!(intents[0].subject, known.subject.id(), "the signature does not cover the prompt, the subject does");
+    let completion: crate::mismatch::Completion = postcard::from_bytes(&intents[0].payload).unwrap();
+    assert_eq!(completion.prompt_blob_hash, known.prompt_blob_hash);
+    assert_eq!(Some(completion.committed), known.response_ciphertext_hash);
+    assert!(apply(&mut watching, &block).1.is_empty(), "only a keeper files");
+    world.step(job, JobState::Released);
+    assert!(apply(&mut core, &world.block(1)).1.is_empty(), "once");
+}
+
+#[test]
 fn releases_that_fall_due_together_are_asked_for_together() {
     let (mut world, mut core) = (World::new(), core());
     world.register(1, 100);

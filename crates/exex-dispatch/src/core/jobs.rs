@@ -7,13 +7,14 @@ use super::{
 };
 use crate::{
     duties::{Duty, DutyKey, Plan},
+    mismatch::{self, Completion},
     plan::{job_call, topic0},
     records::Job,
     standing::{after_acknowledgement, after_timeout},
 };
 use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolEvent;
-use lcai_host::{CoreError, FeedBlock, FeedLog};
+use lcai_host::{CoreError, EffectDepth, Effects, FeedBlock, FeedLog, OnRepeat};
 use lcai_primitives::{
     contracts::{self, JobRegistry, JobState},
     ids::{JobId, SessionId, Subject},
@@ -32,7 +33,12 @@ const SETTLING_EVENTS: [B256; 5] = [
 const TIMEOUT_BOUNTY: u8 = 0;
 
 impl DispatchCore {
-    pub(super) fn apply_job(&mut self, index: &BlockIndex<'_>, id: U256) -> Result<(), CoreError> {
+    pub(super) fn apply_job(
+        &mut self,
+        index: &BlockIndex<'_>,
+        id: U256,
+        effects: &mut Effects,
+    ) -> Result<(), CoreError> {
         let Ok(job_id) = JobId::try_from(id) else { return Ok(()) };
         let call = job_call(&self.config.deployment, id);
         let Some(record) = index.read::<JobRegistry::getJobCall>(&call)? else { return Ok(()) };
@@ -58,6 +64,7 @@ impl DispatchCore {
         if complete.is_some() {
             job.complete_tx = complete;
             job.completed_in = Some(index.block.block_ref());
+            self.compare(index.block, &job, record.responseCiphertextHash, effects)?;
         }
         self.count_open_jobs(was_open, &job);
         self.judge(logs, &job, &record);
@@ -68,6 +75,25 @@ impl DispatchCore {
         }
         self.jobs.insert(job_id, job);
         Ok(())
+    }
+
+    /// Asks for the answer that the worker signed to be compared with the one it committed, once the completion is safe: a
+    /// filing is evidence about one chain, and another fork may have another answer. A repetition compares anew, because
+    /// the job's subject does not name the answer.
+    fn compare(
+        &self,
+        block: &FeedBlock,
+        job: &Job,
+        committed: B256,
+        effects: &mut Effects,
+    ) -> Result<(), CoreError> {
+        if !self.config.keeper {
+            return Ok(());
+        }
+        let subject = job.subject;
+        let completion = Completion { job: subject.job_id, prompt_blob_hash: subject.prompt_blob_hash, committed };
+        let (origin, safe, again) = (block.block_ref(), EffectDepth::Safe, OnRepeat::Again);
+        effects.push(origin, subject.id(), mismatch::ACTION, safe, again, None, &completion)
     }
 
     fn new_job(

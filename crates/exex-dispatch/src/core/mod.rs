@@ -432,7 +432,7 @@ impl DispatchCore {
 
 impl Extension for DispatchCore {
     const NAME: &'static str = "dispatch";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn apply(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
         self.time.insert(0, block.timestamp);
@@ -458,7 +458,7 @@ impl Extension for DispatchCore {
             self.apply_session(&index, session)?;
         }
         for job in touched.jobs {
-            self.apply_job(&index, job)?;
+            self.apply_job(&index, job, effects)?;
         }
         self.plan_sessions(touched.config || !touched.models.is_empty(), &touched.workers);
         self.count_bounties(block);

@@ -499,7 +499,7 @@ impl WorkerCore {
 
 impl Extension for WorkerCore {
     const NAME: &'static str = "worker";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn apply(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
         self.clock.insert(0, block.timestamp);
