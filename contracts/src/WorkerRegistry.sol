@@ -25,8 +25,10 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
 
     /// @notice Models one worker may list.
     uint256 public constant MAX_MODELS = 16;
-    /// @dev Tries of `selectEligibleWorker`; a set no larger than this is walked whole.
+    /// @dev Tries of `selectEligibleWorker`; a set no larger than this is walked whole where they find nobody.
     uint256 private constant MAX_DRAWS = 16;
+    /// @dev Stake above this many minimum stakes does not raise the chance to be selected.
+    uint256 private constant STAKE_CAP_MULTIPLE = 10;
     uint256 private constant BPS = 10_000;
 
     struct Worker {
@@ -406,8 +408,10 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         return found;
     }
 
-    /// @notice A pseudo-random eligible worker outside `excluded`. A set of at most sixteen is walked from a random
-    /// start, a larger one is drawn from at most sixteen times, so the cost does not grow with the set.
+    /// @notice A pseudo-random eligible worker outside `excluded`, by stake up to ten minimum stakes: a thousand minimum
+    /// stakes are drawn no more often than the same stake in a hundred workers of ten. At most sixteen workers are drawn,
+    /// each kept with the probability that its stake has of the cap, so the cost does not grow with the set; the last
+    /// resort is the first of them that may serve, and in a set of at most sixteen anyone who may.
     function selectEligibleWorker(bytes32 modelId, address[] calldata excluded, uint256 seed)
         external
         view
@@ -417,16 +421,26 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         uint256 length = set.length;
         if (length == 0 || !_s.whitelisted[modelId]) revert NoEligibleWorkers();
         uint256 minStake = _s.aiConfig.getMinWorkerStake();
-        uint256 start = uint256(keccak256(abi.encode(seed, uint256(0)))) % length;
-        uint256 tries = length < MAX_DRAWS ? length : MAX_DRAWS;
-        for (uint256 i = 0; i < tries; ++i) {
-            uint256 index = length <= MAX_DRAWS
-                ? (start + i) % length
-                : uint256(keccak256(abi.encode(seed, i))) % length;
-            address candidate = set[index];
-            if (_inGoodStanding(_s.workers[candidate], minStake) && !_contains(excluded, candidate)) return candidate;
+        uint256 cap = minStake * STAKE_CAP_MULTIPLE;
+        address resort;
+        uint256 start = uint256(keccak256(abi.encode(seed, uint256(0))));
+        uint256 draw = start;
+        for (uint256 i = 1; i <= MAX_DRAWS; ++i) {
+            address candidate = set[draw % length];
+            Worker storage w = _s.workers[candidate];
+            if (_inGoodStanding(w, minStake) && !_contains(excluded, candidate)) {
+                // The other half of the number, so that place and chance are independent.
+                if (w.stake >= cap || (draw >> 128) % cap < w.stake) return candidate;
+                if (resort == address(0)) resort = candidate;
+            }
+            draw = uint256(keccak256(abi.encode(seed, i)));
         }
-        revert NoEligibleWorkers();
+        for (uint256 i = 0; resort == address(0) && length <= MAX_DRAWS && i < length; ++i) {
+            address candidate = set[(start % length + i) % length];
+            if (_inGoodStanding(_s.workers[candidate], minStake) && !_contains(excluded, candidate)) resort = candidate;
+        }
+        if (resort == address(0)) revert NoEligibleWorkers();
+        return resort;
     }
 
     // ---------------------------------------------------------------- internal

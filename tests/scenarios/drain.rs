@@ -19,8 +19,15 @@ use lcai_primitives::contracts::JobRegistry;
 use lcai_rpc::{api::LcaiApiClient, types::WorkerInfo};
 use lcai_sidecar::{Worker, WorkerConfig, WorkerHandle, WorkerKeys, deregister, register_worker};
 use lcai_tests::{ask, devnet, funded, is_candidate, run, session_with, until};
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tempfile::TempDir;
+
+/// Shorter than the authorizations live, so that the scenario ends soon; nobody holds one in it.
+const GRACE: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_worker_drains_leaves_and_returns() {
@@ -41,7 +48,9 @@ fn a_worker_drains_leaves_and_returns() {
 
         worker.resume();
         until("it can be drawn again", async || is_candidate(&scene.user, scene.me()).await).await;
+        let began = Instant::now();
         worker.drain().await;
+        assert!(began.elapsed() >= GRACE, "a session may come of what was signed before the node knew");
         until("nobody is sent to it", async || !is_candidate(&scene.user, scene.me()).await).await;
 
         Arc::into_inner(worker).unwrap().shutdown().await;
@@ -113,7 +122,8 @@ impl Scene {
         let load = tokio::task::spawn_blocking(move || EmbeddedBackend::load(&[model], 1));
         let backend = Arc::new(load.await.unwrap().unwrap());
         let (url, data) = (self.devnet.url(), self.directory.path());
-        Worker::start(WorkerConfig::new(url, self.keys.clone(), backend, models, data)).await.unwrap()
+        let config = WorkerConfig::new(url, self.keys.clone(), backend, models, data);
+        Worker::start(WorkerConfig { drain_grace: GRACE, ..config }).await.unwrap()
     }
 
     async fn info(&self) -> Option<WorkerInfo> {

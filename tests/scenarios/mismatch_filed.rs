@@ -46,7 +46,11 @@ fn the_node_files_what_differs_once() {
 
         let resolved = logs(&devnet, RESOLVED).await;
         assert_eq!(resolved.len(), 1, "one conviction");
-        assert_eq!(resolved[0]["topics"][1], json!(B256::from(job.word())), "the honest worker's job has none");
+        assert_eq!(
+            resolved[0]["topics"][1],
+            json!(B256::from(job.word())),
+            "the honest worker's job has none"
+        );
         let slashed = logs(&devnet, WorkerRegistry::WorkerSlashed::SIGNATURE_HASH).await;
         assert_eq!(slashed.len(), 1, "one slash");
         assert_eq!(slashed[0]["topics"][1], json!(liar.address().into_word()));

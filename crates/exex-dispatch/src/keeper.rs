@@ -23,6 +23,9 @@ use std::{
     time::Duration,
 };
 
+/// Takes the bounties out that JobRegistry keeps; also the name of the effect.
+pub(crate) const WITHDRAW: &str = "withdraw";
+
 /// What a keeper's transactions came to since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KeeperReport {
@@ -92,6 +95,15 @@ impl KeeperHandler {
     async fn ask<C: SolCall>(&self, client: &dyn HostClient, call: C) -> Result<C::Return, LaneError> {
         let call = Call { to: self.deployment.job_registry, input: call.abi_encode().into() };
         decode::<C>(client.call(call, None).await?)
+    }
+
+    /// `withdraw`, while there is something to withdraw.
+    async fn withdraw(&self, client: &dyn HostClient) -> Result<Performed, LaneError> {
+        let call = JobRegistry::workerBalanceCall { worker: self.lane.account() };
+        if self.ask(client, call).await?.is_zero() {
+            return Ok(Performed::Moot);
+        }
+        self.send(WITHDRAW, JobRegistry::withdrawCall {}.abi_encode()).await.map(Performed::Now)
     }
 
     async fn perform(
@@ -255,16 +267,38 @@ impl EffectHandler for KeeperHandler {
             return self.compare(intent, &context).await;
         }
         let abandon = |reason: String| EffectOutcome::Abandon { reason };
-        let Some(duty) = Duty::of_action(&intent.action) else {
-            return abandon(format!("{} is not a keeper duty", intent.action));
+        let client = context.client.as_ref();
+        let (action, performed) = if intent.action == WITHDRAW {
+            (WITHDRAW, self.withdraw(client).await)
+        } else {
+            let Some(duty) = Duty::of_action(&intent.action) else {
+                return abandon(format!("{} is not a keeper duty", intent.action));
+            };
+            let task: DutyTask = match postcard::from_bytes(&intent.payload) {
+                Ok(task) => task,
+                Err(e) => return abandon(format!("unreadable payload: {e}")),
+            };
+            (duty.action(), self.perform(duty, task, client).await)
         };
-        let task: DutyTask = match postcard::from_bytes(&intent.payload) {
-            Ok(task) => task,
-            Err(e) => return abandon(format!("unreadable payload: {e}")),
-        };
-        let (result, outcome) = match self.perform(duty, task, context.client.as_ref()).await {
+        let (result, outcome) = self.outcome(action, performed);
+        metrics::counter!("lcai_keeper_duties_total", "action" => action, "result" => result).increment(1);
+        outcome
+    }
+
+    fn concurrency(&self) -> usize {
+        4
+    }
+}
+
+impl KeeperHandler {
+    fn outcome(
+        &self,
+        action: &'static str,
+        performed: Result<Performed, LaneError>,
+    ) -> (&'static str, EffectOutcome) {
+        match performed {
             Ok(Performed::Now(hash)) => {
-                tracing::info!(target: "lcai::keeper", action = duty.action(), transaction = %hash, "keeper duty done");
+                tracing::info!(target: "lcai::keeper", action, transaction = %hash, "keeper duty done");
                 ("done", EffectOutcome::Done(hash.to_vec()))
             }
             Ok(Performed::Moot) => {
@@ -280,14 +314,7 @@ impl EffectHandler for KeeperHandler {
             }
             // Most often somebody was quicker, or the pending block's time is a second short. The core asks again for as
             // long as the chain shows the duty undone.
-            Err(error) => ("failed", abandon(error.to_string())),
-        };
-        metrics::counter!("lcai_keeper_duties_total", "action" => duty.action(), "result" => result)
-            .increment(1);
-        outcome
-    }
-
-    fn concurrency(&self) -> usize {
-        4
+            Err(error) => ("failed", EffectOutcome::Abandon { reason: error.to_string() }),
+        }
     }
 }

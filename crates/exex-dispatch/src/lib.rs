@@ -24,7 +24,7 @@ pub mod standing;
 #[cfg(test)]
 mod tests;
 
-pub use core::{DispatchConfig, DispatchCore};
+pub use core::{DispatchConfig, DispatchCore, HEARTBEAT_TTL_SECONDS};
 pub use directory::Directories;
 pub use error::DispatchError;
 pub use keeper::{KeeperHandler, KeeperReport};
@@ -35,6 +35,6 @@ pub use plan::DispatchPlan;
 pub use records::{Bounties, Job, Model, Session, Speed, Worker, WorkerHealth, WorkerState};
 pub use service::{
     AUTHORIZATION_LIFETIME_SECONDS, AuthorizationFields, Candidate, DispatchService, DispatchServiceConfig,
-    Grant, Offer, WRAPPED_KEY_LEN,
+    Grant, HEARTBEAT_SKEW_SECONDS, Offer, WRAPPED_KEY_LEN,
 };
 pub use snapshot::{DrawRecord, DrawnWorker, Snapshot};

@@ -135,8 +135,7 @@ impl Node {
             ..DispatchConfig::new(config.deployment, known_models)
         };
         let core = DispatchCore::new(dispatch_config);
-        let dispatch =
-            start_extension(&supervisor, &journal, &feed, client.clone(), core, None, "dispatch")?;
+        let dispatch = start_extension(&supervisor, &journal, &feed, client.clone(), core, None, "dispatch")?;
 
         let blobs = Arc::new(BlobStore::open(&config.data_dir.join("blobs.redb"), BLOB_STORE_BYTES)?);
         let retention = {

@@ -5,9 +5,9 @@ use crate::{
     error::LcaiError,
     session_view::{JobView, SessionParties, SessionView},
     types::{
-        AuthorizationRequest, BlockId, DrawCandidate, DrawFacts, DrawReport, DrawnWorkerInfo, JobInfo,
-        JobTransactions, ModelInfo, ModelSpeed, ReassignmentOffer, ReassignmentRequest,
-        SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
+        AuthorizationRequest, BlockId, DrawCandidate, DrawFacts, DrawReport, DrawnWorkerInfo, HeartbeatProof,
+        JobInfo, JobTransactions, KeeperEarnings, ModelInfo, ModelSpeed, ReassignmentOffer,
+        ReassignmentRequest, SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
     },
 };
 use alloy_primitives::Address;
@@ -48,6 +48,10 @@ pub trait Directory: SessionView {
     fn open_jobs_of(&self, worker: Address, limit: usize) -> Vec<JobInfo>;
     /// The newest block that everything here reflects, as it changes.
     fn head(&self) -> watch::Receiver<Option<BlockRef>>;
+    /// What this node's keeper has earned; `None` where it is no keeper.
+    fn keeper(&self) -> Option<KeeperEarnings> {
+        None
+    }
     /// Whether this node has the dispatcher's key.
     fn can_authorize(&self) -> bool;
     /// Draws a worker.
@@ -172,6 +176,19 @@ impl Directory for DispatchDirectory {
         self.core.read(|core| core.params().cloned())
     }
 
+    fn keeper(&self) -> Option<KeeperEarnings> {
+        self.core.read(|core| {
+            let bounties = core.bounties();
+            core.is_keeper().then(|| KeeperEarnings {
+                timeouts: bounties.timeouts,
+                releases: bounties.releases,
+                kept: bounties.kept,
+                withdrawn: bounties.withdrawn,
+                planned: core.planned_duties() as u64,
+            })
+        })
+    }
+
     fn models(&self) -> Vec<ModelInfo> {
         self.core.read(|core| {
             // As draws judge it.
@@ -206,7 +223,7 @@ impl Directory for DispatchDirectory {
                     models: worker.models.iter().copied().filter(|id| core.is_eligible(worker, id)).collect(),
                     open_jobs: worker.open_jobs,
                     free_slots: core.free_slots(address, now),
-                    last_heartbeat: core.health_of(address).map(|h| h.last_heartbeat),
+                    last_heartbeat: core.health_of(address).map(|h| h.heartbeat.sent_at),
                     suspended_until: worker.suspended_until,
                     state: core.state_of(address).map_or("stale", WorkerState::name).to_owned(),
                     standing_bps: worker.standing_bps,
@@ -383,8 +400,7 @@ fn draw_report(session_id: SessionId, record: DrawRecord) -> DrawReport {
         standing_bps: w.standing_bps,
         reputation: w.reputation(),
         open_jobs: w.open_jobs,
-        max_jobs: w.max_jobs,
-        last_heartbeat: w.last_heartbeat,
+        heartbeat: w.heartbeat.as_ref().map(HeartbeatProof::from),
         why_not: w.why_not.as_deref().map(str::to_owned),
     });
     DrawReport {

@@ -156,7 +156,8 @@ impl LcaiRpc {
     /// The methods for the operator alone, to be served where only the operator comes.
     pub fn operator(&self) -> LcaiOperator {
         let (relay, tokens) = (Arc::clone(&self.parts.relay), Arc::clone(&self.parts.tokens));
-        LcaiOperator::new(relay, tokens, self.parts.extensions.clone())
+        let directory = Arc::clone(&self.parts.directory);
+        LcaiOperator::new(relay, tokens, self.parts.extensions.clone(), directory)
     }
 
     /// The account of a token, within its rate, and when the token's subscriptions end.

@@ -11,7 +11,7 @@ use crate::{
     plan::{Touched, params_calls},
     records::{Bounties, Job, Model, Session, Speed, Worker, WorkerHealth, WorkerState},
 };
-use alloy_primitives::{Address, B256, Keccak256};
+use alloy_primitives::{Address, B256, Keccak256, U256};
 use index::BlockIndex;
 use lcai_host::{AnyTable, BlockRef, CoreError, EffectDepth, Effects, Extension, FeedBlock, OnRepeat, Table};
 use lcai_primitives::{
@@ -21,6 +21,9 @@ use lcai_primitives::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+
+/// Seconds after its newest heartbeat for which a worker counts as healthy.
+pub const HEARTBEAT_TTL_SECONDS: u64 = 45;
 
 /// What the core is told once and for all.
 #[derive(Debug, Clone)]
@@ -43,11 +46,13 @@ pub struct DispatchConfig {
     pub release_batch: usize,
     /// Seconds after its newest heartbeat for which a worker counts as healthy.
     pub heartbeat_ttl_seconds: u64,
+    /// Bounties, wei, that JobRegistry keeps for the keeper before it takes them out.
+    pub withdraw_bounties_at: U256,
 }
 
 impl DispatchConfig {
     /// Defaults: keeper on, release grace 60 s, duties retried after 30 s, 6,000,000 gas a minute, releases of up to 50
-    /// jobs, heartbeats good for 45 s.
+    /// jobs, heartbeats good for 45 s, bounties withdrawn from 0.01 LCAI on.
     pub const fn new(deployment: Deployment, known_models: Vec<ModelId>) -> Self {
         Self {
             deployment,
@@ -58,7 +63,8 @@ impl DispatchConfig {
             duty_retry_seconds: 30,
             duty_gas_per_minute: 6_000_000,
             release_batch: 50,
-            heartbeat_ttl_seconds: 45,
+            heartbeat_ttl_seconds: HEARTBEAT_TTL_SECONDS,
+            withdraw_bounties_at: U256::from_limbs([10_000_000_000_000_000, 0, 0, 0]),
         }
     }
 
@@ -97,6 +103,8 @@ pub struct DispatchCore {
     time: Table<u8, u64>,
     models: Table<ModelId, Model>,
     workers: Table<Address, Worker>,
+    /// Standings of those that left with less than a full one: coming back does not wash them.
+    standings: Table<Address, u32>,
     sessions: Table<SessionId, Session>,
     /// Sessions that are not closed, by who serves them.
     served: Table<(Address, SessionId), u8>,
@@ -105,6 +113,8 @@ pub struct DispatchCore {
     blobs: Table<B256, B256>,
     duties: Duties,
     bounties: Table<u8, Bounties>,
+    /// When a withdrawal of bounties was last asked for, unix seconds.
+    withdrawal_asked: Table<u8, u64>,
     expiries: Table<(u64, Expiring), u8>,
     /// Written by inputs only, so that it survives reverts.
     health: Table<Address, WorkerHealth>,
@@ -119,6 +129,7 @@ impl DispatchCore {
             time: Table::new("time"),
             models: Table::new("models"),
             workers: Table::logged("workers"),
+            standings: Table::new("standings"),
             sessions: Table::new("sessions"),
             served: Table::new("served"),
             jobs: Table::new("jobs"),
@@ -126,6 +137,7 @@ impl DispatchCore {
             blobs: Table::new("blobs"),
             duties: Duties::new(),
             bounties: Table::new("bounties"),
+            withdrawal_asked: Table::new("withdrawal asked"),
             expiries: Table::new("expiries"),
             health: Table::logged("health"),
         }
@@ -216,6 +228,11 @@ impl DispatchCore {
         self.blobs.get(versioned_hash).copied()
     }
 
+    /// Whether this node performs keeper duties.
+    pub const fn is_keeper(&self) -> bool {
+        self.config.keeper
+    }
+
     /// What the configured keeper account earned on this fork since the feed's first block.
     pub fn bounties(&self) -> Bounties {
         self.bounties.get(&0).copied().unwrap_or_default()
@@ -256,10 +273,10 @@ impl DispatchCore {
         if !self.is_heard_recently(health.heard_at, now) {
             return None;
         }
-        if health.draining || !health.inference_ready {
+        if health.heartbeat.is_draining() || !health.heartbeat.is_ready() {
             return Some(0);
         }
-        let limit = self.params()?.max_concurrent_jobs.min(u64::from(health.max_jobs));
+        let limit = self.params()?.max_concurrent_jobs.min(u64::from(health.heartbeat.max_jobs));
         Some(limit.saturating_sub(worker.open_jobs))
     }
 
@@ -281,8 +298,8 @@ impl DispatchCore {
         let Some(health) = health else { return WorkerState::Stale };
         match self.slots(worker, health, self.block_time()) {
             None => WorkerState::Stale,
-            Some(_) if health.draining => WorkerState::Draining,
-            Some(_) if !health.inference_ready => WorkerState::Unready,
+            Some(_) if health.heartbeat.is_draining() => WorkerState::Draining,
+            Some(_) if !health.heartbeat.is_ready() => WorkerState::Unready,
             Some(0) => WorkerState::Busy,
             Some(_) => WorkerState::Ready,
         }
@@ -467,6 +484,7 @@ impl Extension for DispatchCore {
             self.expire(block, Expiring::Blob(blob.versioned_hash));
         }
         self.perform_duties(block, effects)?;
+        self.withdraw_bounties(block, effects)?;
         self.forget_expired(block);
         Ok(())
     }
@@ -474,12 +492,9 @@ impl Extension for DispatchCore {
     fn input(&mut self, _at: BlockRef, input: &[u8], _effects: &mut Effects) -> Result<(), CoreError> {
         let (worker, mut health): (Address, WorkerHealth) =
             postcard::from_bytes(input).map_err(|e| CoreError::BadInput(e.to_string()))?;
-        let newer = self.health.get(&worker).is_none_or(|known| {
-            health.last_heartbeat > known.last_heartbeat
-                || (health.last_heartbeat == known.last_heartbeat && health.sequence > known.sequence)
-        });
-        if newer {
-            health.heard_at = health.last_heartbeat.max(self.block_time());
+        let age = |health: &WorkerHealth| (health.heartbeat.sent_at, health.heartbeat.sequence);
+        if self.health.get(&worker).is_none_or(|known| age(&health) > age(known)) {
+            health.heard_at = health.heartbeat.sent_at.max(self.block_time());
             self.health.insert(worker, health);
         }
         Ok(())
@@ -492,6 +507,7 @@ impl Extension for DispatchCore {
             &mut self.time,
             &mut self.models,
             &mut self.workers,
+            &mut self.standings,
             &mut self.sessions,
             &mut self.served,
             &mut self.jobs,
@@ -501,6 +517,7 @@ impl Extension for DispatchCore {
             queue,
             gas,
             &mut self.bounties,
+            &mut self.withdrawal_asked,
             &mut self.expiries,
             &mut self.health,
         ]

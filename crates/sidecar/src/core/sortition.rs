@@ -37,7 +37,14 @@ impl WorkerCore {
         } else if let Some(e) = decode::<SessionManager::SessionClaimed>(log)
             && let Ok(id) = u64::try_from(e.reqId)
         {
-            self.requests.remove(&id);
+            let request = self.requests.remove(&id);
+            if let Some(row) = request.filter(|_| e.worker == self.config.worker) {
+                self.claimed.insert(id, row.expiry);
+            }
+        } else if let Some(e) = decode::<SessionManager::SessionReady>(log)
+            && let Ok(id) = u64::try_from(e.reqId)
+        {
+            self.claimed.remove(&id);
         }
         Ok(())
     }
@@ -95,6 +102,10 @@ impl WorkerCore {
         else {
             return Ok(());
         };
+        let expired = self.claimed.iter().filter(|(_, expiry)| **expiry < block.timestamp);
+        for id in expired.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.claimed.remove(&id);
+        }
         let mut requests: Vec<(u64, RequestRow)> =
             self.requests.iter().map(|(id, row)| (*id, *row)).collect();
         for (id, row) in &mut requests {
