@@ -11,12 +11,15 @@ use lcai::{
     devnet::{Devnet, DevnetConfig},
 };
 use lcai_client::{User, UserSession};
-use lcai_crypto::EncryptionSecret;
+use lcai_crypto::{EncryptionSecret, SessionKey};
 use lcai_genesis::ProtocolParams;
 use lcai_host::{HostClient, TxLane, TxSpec};
 use lcai_inference::{EmbeddedBackend, EmbeddedModel};
 use lcai_primitives::contracts::JobRegistry;
-use lcai_rpc::{api::LcaiApiClient, types::WorkerInfo};
+use lcai_rpc::{
+    api::LcaiApiClient,
+    types::{SessionOffer, WorkerInfo},
+};
 use lcai_sidecar::{Worker, WorkerConfig, WorkerHandle, WorkerKeys, deregister, register_worker};
 use lcai_tests::{ask, devnet, funded, is_candidate, run, session_with, until};
 use std::{
@@ -48,8 +51,15 @@ fn a_worker_drains_leaves_and_returns() {
 
         worker.resume();
         until("it can be drawn again", async || is_candidate(&scene.user, scene.me()).await).await;
+        let (other, offer) = scene.offered().await;
         let began = Instant::now();
-        worker.drain().await;
+        let told_in_vain = async {
+            until("nobody is sent to it", async || !is_candidate(&scene.user, scene.me()).await).await;
+            other.open_session(&offer, SessionKey::random()).await
+        };
+        let ((), opened) = tokio::join!(worker.drain(), told_in_vain);
+        let refused = opened.unwrap_err().to_string();
+        assert!(refused.contains("was not drawn"), "an offer of before is void: {refused}");
         assert!(began.elapsed() >= GRACE, "a session may come of what was signed before the node knew");
         until("nobody is sent to it", async || !is_candidate(&scene.user, scene.me()).await).await;
 
@@ -124,6 +134,18 @@ impl Scene {
         let (url, data) = (self.devnet.url(), self.directory.path());
         let config = WorkerConfig::new(url, self.keys.clone(), backend, models, data);
         Worker::start(WorkerConfig { drain_grace: GRACE, ..config }).await.unwrap()
+    }
+
+    /// An account to which the worker is offered.
+    async fn offered(&self) -> (User, SessionOffer) {
+        for n in 1..7 {
+            let user = funded(&self.devnet, n).await;
+            let offer = user.request_session(DEFAULT_MODEL).await.unwrap();
+            if offer.worker == self.me() {
+                return (user, offer);
+            }
+        }
+        panic!("of two equal workers the same one was drawn six times");
     }
 
     async fn info(&self) -> Option<WorkerInfo> {

@@ -5,7 +5,7 @@
 
 use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::{SolCall, SolEvent};
-use lcai::{ask::DEFAULT_MODEL, devnet::DevnetConfig};
+use lcai::{ask::DEFAULT_MODEL, devnet::DevnetConfig, verify_draw::audit_claim};
 use lcai_client::{Answer, ClientError, Event, User, UserSession};
 use lcai_crypto::SessionKey;
 use lcai_host::{Call, HostClient};
@@ -83,6 +83,12 @@ async fn by_sortition(devnet: &impl Network, user: &User) -> (UserSession, Answe
         assert!(!may(by, soonest - 1).await);
     }
     let session = user.provide_key(user.account(), model, &claimed, SessionKey::random()).await.unwrap();
+    // Anybody repeats it from the chain alone.
+    let audit = audit_claim(user.node(), session.id).await.unwrap().expect("it came by sortition");
+    assert_eq!((audit.worker, audit.claimed_in, audit.user), (by, claimed_in, user.account()));
+    assert_eq!(audit.workers.iter().copied().collect::<BTreeMap<_, _>>(), first);
+    let found = &audit.findings;
+    assert_eq!((found.wrong.clone(), found.unchecked.clone(), found.checked.len()), (vec![], vec![], 2));
     let (answer, _) = ask(user, &session, "What is the capital of France?").await;
     (session, answer)
 }

@@ -1,7 +1,7 @@
 //! Typed data (EIP-712) under the domain "LightChain JobRegistry".
 
 use crate::ids::{ModelId, SessionId};
-use alloy_primitives::{Address, B256, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::{Eip712Domain, SolStruct, eip712_domain, sol};
 use serde::{Deserialize, Serialize};
 
