@@ -13,9 +13,12 @@ use lcai_primitives::{
     contracts::{ReputationRegistry, SessionManager, WorkerRegistry},
     draw::{Candidate, Sortition},
     ids::ModelId,
+    quantity::Quantity,
 };
+use lcai_rpc::api::LcaiApiClient;
 use lcai_tests::{
     Network, ask, devnet, fee, funded, governance::switch_sortition, open_session, reth::RethNet, rpc, run,
+    until,
 };
 use std::collections::BTreeMap;
 
@@ -83,6 +86,14 @@ async fn by_sortition(devnet: &impl Network, user: &User) -> (UserSession, Answe
         assert!(!may(by, soonest - 1).await);
     }
     let session = user.provide_key(user.account(), model, &claimed, SessionKey::random()).await.unwrap();
+    let told = async || {
+        let told = user.node().rpc().get_session_request(Quantity(request.to())).await.unwrap();
+        told.expect("the node follows SessionManager")
+    };
+    until("the node tells what came of the request", async || told().await.status == "ready").await;
+    let told = told().await;
+    assert_eq!((told.user, told.worker, told.session_id), (user.account(), Some(by), Some(session.id)));
+    assert_eq!((told.model_id, told.request_block), (model, claimed.request_block));
     // Anybody repeats it from the chain alone.
     let audit = audit_claim(user.node(), session.id).await.unwrap().expect("it came by sortition");
     assert_eq!((audit.worker, audit.claimed_in, audit.user), (by, claimed_in, user.account()));

@@ -32,7 +32,7 @@ pub use key_update::Reassignment;
 pub use members::Members;
 pub use mismatch::{SignedAnswer, SignedAnswers};
 pub use plan::DispatchPlan;
-pub use records::{Bounties, Job, Model, Session, Speed, Worker, WorkerHealth, WorkerState};
+pub use records::{Bounties, Job, Model, Session, SessionRequest, Speed, Worker, WorkerHealth, WorkerState};
 pub use service::{
     AUTHORIZATION_LIFETIME_SECONDS, AuthorizationFields, Candidate, DispatchService, DispatchServiceConfig,
     Grant, HEARTBEAT_SKEW_SECONDS, Offer, WRAPPED_KEY_LEN,

@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, B256, Bytes, U256};
 use lcai_host::BlockRef;
 use lcai_primitives::{
-    contracts::{JobState, SessionStatus},
+    contracts::{JobState, RequestStatus, SessionStatus},
     eip712::SignedHeartbeat,
     ids::{JobId, ModelId, SessionId, Subject},
 };
@@ -136,6 +136,35 @@ pub struct Session {
     pub reassign_count: u64,
     /// The session nonce of its owner that `createSession` spent; `None` for one that came by sortition.
     pub nonce: Option<U256>,
+}
+
+/// A session that was asked for by sortition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRequest {
+    /// Who gets the session.
+    pub user: Address,
+    /// The model.
+    pub model_id: ModelId,
+    /// Block of the request; the hash of the next one orders the workers.
+    pub request_block: u64,
+    /// Unix seconds until which it can be claimed and given its keys.
+    pub expiry: u64,
+    /// Open, claimed, ready; see [`Self::status_at`].
+    pub status: RequestStatus,
+    /// Who claimed it.
+    pub worker: Option<Address>,
+    /// What came of it.
+    pub session: Option<SessionId>,
+    /// `requestSession`.
+    pub transaction: B256,
+}
+
+impl SessionRequest {
+    /// As `SessionManager.getRequest` has it at a time, unix seconds.
+    pub fn status_at(&self, now: u64) -> RequestStatus {
+        let waits = matches!(self.status, RequestStatus::Open | RequestStatus::Claimed);
+        if waits && now > self.expiry { RequestStatus::Expired } else { self.status }
+    }
 }
 
 /// A job.

@@ -7,18 +7,19 @@ use crate::{
     types::{
         AuthorizationRequest, BlockId, DrawCandidate, DrawFacts, DrawReport, DrawnWorkerInfo, HeartbeatProof,
         JobInfo, JobTransactions, KeeperEarnings, ModelInfo, ModelSpeed, ReassignmentOffer,
-        ReassignmentRequest, SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
+        ReassignmentRequest, SessionAuthorizationGrant, SessionInfo, SessionOffer, SessionRequestInfo,
+        WorkerInfo,
     },
 };
 use alloy_primitives::Address;
 use async_trait::async_trait;
 use lcai_exex_dispatch::{
     AuthorizationFields, DispatchCore, DispatchError, DispatchService, DrawRecord, Job, Offer, Session,
-    WorkerState,
+    SessionRequest, WorkerState,
 };
 use lcai_host::{BlockRef, ExtensionHandle};
 use lcai_primitives::{
-    contracts::{JobState, SessionStatus},
+    contracts::{JobState, RequestStatus, SessionStatus},
     eip712::Heartbeat,
     ids::{JobId, ModelId, SessionId, Subject},
     params::ChainParams,
@@ -44,6 +45,14 @@ pub trait Directory: SessionView {
     fn sessions_of(&self, account: Address, before: Option<SessionId>, limit: usize) -> Vec<SessionInfo>;
     /// An account's jobs below an id, newest first.
     fn jobs_of(&self, account: Address, before: Option<JobId>, limit: usize) -> Vec<JobInfo>;
+    /// A sortition request.
+    fn session_request(&self, _id: u64) -> Option<SessionRequestInfo> {
+        None
+    }
+    /// An account's newest sortition requests, newest first.
+    fn requests_of(&self, _account: Address, _limit: usize) -> Vec<SessionRequestInfo> {
+        Vec::new()
+    }
     /// A worker's submitted and acknowledged jobs, newest first.
     fn open_jobs_of(&self, worker: Address, limit: usize) -> Vec<JobInfo>;
     /// The newest block that everything here reflects, as it changes.
@@ -268,6 +277,17 @@ impl Directory for DispatchDirectory {
         )
     }
 
+    fn session_request(&self, id: u64) -> Option<SessionRequestInfo> {
+        self.core.read(|core| core.request(id).map(|request| request_info(core, id, request)))
+    }
+
+    fn requests_of(&self, account: Address, limit: usize) -> Vec<SessionRequestInfo> {
+        self.core.read(|core| {
+            let newest = core.requests_of(account).rev().take(limit);
+            newest.map(|(id, request)| request_info(core, id, request)).collect()
+        })
+    }
+
     fn open_jobs_of(&self, worker: Address, limit: usize) -> Vec<JobInfo> {
         self.indexed(
             |i| &mut i.work,
@@ -388,6 +408,26 @@ fn offer(offer: Offer) -> SessionOffer {
             stake_cap: offer.stake_cap,
             candidates: candidates.collect(),
         },
+    }
+}
+
+fn request_info(core: &DispatchCore, id: u64, request: &SessionRequest) -> SessionRequestInfo {
+    let status = match request.status_at(core.block_time()) {
+        RequestStatus::Open => "open",
+        RequestStatus::Claimed => "claimed",
+        RequestStatus::Ready => "ready",
+        RequestStatus::Expired => "expired",
+    };
+    SessionRequestInfo {
+        id,
+        user: request.user,
+        model_id: request.model_id,
+        request_block: request.request_block,
+        expiry: request.expiry,
+        status: status.to_owned(),
+        worker: request.worker,
+        session_id: request.session,
+        transaction: request.transaction,
     }
 }
 

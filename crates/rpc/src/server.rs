@@ -16,7 +16,7 @@ use crate::{
         AuthorizationRequest, BlobQuota, BlockHint, BlockId, CallerProof, Challenge, DisputeEvidence,
         DrawReport, ExtensionHealth, FrameReceipt, Health, JobInfo, JobReceipt, Login, ModelInfo,
         NetworkInfo, PublishedBlob, ReassignmentOffer, ReassignmentRequest, SessionAuthorizationGrant,
-        SessionInfo, SessionOffer, Versions, WorkerInfo,
+        SessionInfo, SessionOffer, SessionRequestInfo, Versions, WorkerInfo,
     },
     unix_now,
     watch::{AccountWatch, NetworkWatch, WorkWatch},
@@ -392,6 +392,10 @@ impl LcaiApiServer for LcaiRpc {
 
     async fn get_draw(&self, session: SessionId) -> RpcResult<Option<DrawReport>> {
         Ok(self.parts.directory.draw_of(session).await?)
+    }
+
+    async fn get_session_request(&self, request: Quantity) -> RpcResult<Option<SessionRequestInfo>> {
+        Ok(self.parts.directory.session_request(request.0))
     }
 
     async fn get_job(&self, job: JobId) -> RpcResult<Option<JobInfo>> {

@@ -7,7 +7,7 @@ use lcai_primitives::{
     eip712::SignedHeartbeat,
     ids::{JobId, SessionId},
     params::ChainParams,
-    quantity,
+    quantity::{self, Quantity},
 };
 use serde::{Deserialize, Serialize};
 
@@ -563,7 +563,34 @@ pub struct DisputeEvidence {
     pub data: Bytes,
 }
 
-/// What changed of an account's sessions and jobs. The first one holds what there is: the newest sessions and their jobs.
+/// A session that was asked for by sortition (SessionManager).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionRequestInfo {
+    /// The request's number.
+    #[serde(with = "quantity")]
+    pub id: u64,
+    /// Who gets the session.
+    pub user: Address,
+    /// The model.
+    pub model_id: ModelId,
+    /// Block of the request; the hash of the next one orders the workers.
+    #[serde(with = "quantity")]
+    pub request_block: u64,
+    /// Unix seconds until which it can be claimed and given its keys.
+    #[serde(with = "quantity")]
+    pub expiry: u64,
+    /// `open`, `claimed` (it waits for its keys: provideSessionKey), `ready`, or `expired`.
+    pub status: String,
+    /// Who claimed it.
+    pub worker: Option<Address>,
+    /// The session that came of it.
+    pub session_id: Option<SessionId>,
+    /// `requestSession`.
+    pub transaction: B256,
+}
+
+/// What changed of an account's sessions, jobs and requests. The first one holds what there is: the newest of each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AccountChange {
@@ -577,6 +604,10 @@ pub struct AccountChange {
     pub gone_sessions: Vec<SessionId>,
     /// Jobs likewise.
     pub gone_jobs: Vec<JobId>,
+    /// Sortition requests that are new or changed.
+    pub requests: Vec<SessionRequestInfo>,
+    /// Numbers of requests that are no longer on the chain, or no longer among the newest.
+    pub gone_requests: Vec<Quantity>,
 }
 
 /// What changed of a worker's jobs. The first one holds the open ones.

@@ -4,12 +4,13 @@ mod apply;
 mod index;
 mod jobs;
 mod records_from;
+mod requests;
 
 use crate::{
     duties::{Duties, Duty, DutyKey, DutyLimits, Plan},
     error::DispatchError,
     plan::{Touched, params_calls},
-    records::{Bounties, Job, Model, Session, Speed, Worker, WorkerHealth, WorkerState},
+    records::{Bounties, Job, Model, Session, SessionRequest, Speed, Worker, WorkerHealth, WorkerState},
 };
 use alloy_primitives::{Address, B256, Keccak256, U256};
 use index::BlockIndex;
@@ -83,6 +84,7 @@ enum Expiring {
     Job(JobId),
     Session(SessionId),
     Blob(B256),
+    Request(u64),
 }
 
 /// What a keeper's effect is about.
@@ -111,6 +113,10 @@ pub struct DispatchCore {
     jobs: Table<JobId, Job>,
     speeds: Table<(Address, ModelId), Speed>,
     blobs: Table<B256, B256>,
+    /// Sortition requests.
+    requests: Table<u64, SessionRequest>,
+    /// The same by who asked.
+    asked: Table<(Address, u64), u8>,
     duties: Duties,
     bounties: Table<u8, Bounties>,
     /// When a withdrawal of bounties was last asked for, unix seconds.
@@ -135,6 +141,8 @@ impl DispatchCore {
             jobs: Table::new("jobs"),
             speeds: Table::new("speeds"),
             blobs: Table::new("blobs"),
+            requests: Table::new("requests"),
+            asked: Table::new("asked"),
             duties: Duties::new(),
             bounties: Table::new("bounties"),
             withdrawal_asked: Table::new("withdrawal asked"),
@@ -414,6 +422,7 @@ impl DispatchCore {
                     self.jobs.remove(&id);
                 }
                 Expiring::Session(id) => self.forget_session(block, id),
+                Expiring::Request(id) => self.forget_request(id),
             }
         }
     }
@@ -474,6 +483,9 @@ impl Extension for DispatchCore {
         for session in touched.sessions {
             self.apply_session(&index, session)?;
         }
+        for request in touched.requests {
+            self.apply_request(&index, request)?;
+        }
         for job in touched.jobs {
             self.apply_job(&index, job, effects)?;
         }
@@ -513,6 +525,8 @@ impl Extension for DispatchCore {
             &mut self.jobs,
             &mut self.speeds,
             &mut self.blobs,
+            &mut self.requests,
+            &mut self.asked,
             entries,
             queue,
             gas,
