@@ -253,7 +253,7 @@ pub async fn audit_claim(node: &Connection, session: SessionId) -> Result<Option
         request: ready.reqId,
         user: request.user,
         model: ModelId(request.modelId),
-        request_block: request.requestBlock.saturating_to(),
+        request_block: request.requestBlock,
         worker: claimed.worker,
         claimed_in: log.block,
         workers: Vec::new(),

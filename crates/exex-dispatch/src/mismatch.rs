@@ -5,7 +5,7 @@ use crate::keeper::{KeeperHandler, decode};
 use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_sol_types::SolCall;
 use async_trait::async_trait;
-use lcai_host::{Call, EffectContext, EffectOutcome, HostClient, Intent, LaneError, TxSpec};
+use lcai_host::{Call, EffectContext, EffectOutcome, HostClient, Intent, LaneError};
 use lcai_primitives::{
     contracts::{Job, JobRegistry, JobState},
     ids::JobId,

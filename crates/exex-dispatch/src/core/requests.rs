@@ -2,7 +2,6 @@
 
 use super::{
     DispatchCore, Expiring,
-    apply::saturating,
     index::{BlockIndex, transaction_of},
 };
 use crate::{
@@ -52,8 +51,8 @@ impl DispatchCore {
         let request = SessionRequest {
             user: record.user,
             model_id: ModelId(record.modelId),
-            request_block: saturating(record.requestBlock),
-            expiry: saturating(record.expiry),
+            request_block: record.requestBlock,
+            expiry: record.expiry,
             // Expired is a matter of the time at which somebody looks.
             status: if status == RequestStatus::Expired {
                 known.map_or(RequestStatus::Open, |known| known.status)
