@@ -14,6 +14,7 @@ use alloy_primitives::Address;
 use lcai_primitives::{
     ids::{JobId, ModelId, SessionId},
     params::ChainParams,
+    quantity::Quantity,
 };
 use std::collections::BTreeMap;
 
