@@ -11,6 +11,7 @@ import {IReputationRegistry} from "./interfaces/IReputationRegistry.sol";
 import {ISessionManager} from "./interfaces/ISessionManager.sol";
 import {ISessionManagerExtra} from "./interfaces/ISessionManagerExtra.sol";
 import {IWorkerRegistry} from "./interfaces/IWorkerRegistry.sol";
+import {IWorkerRegistryExtra} from "./interfaces/IWorkerRegistryExtra.sol";
 import {Draw} from "./lib/Draw.sol";
 
 /// @title SessionManager
@@ -21,7 +22,9 @@ import {Draw} from "./lib/Draw.sol";
 /// the proposer of that one block is the only one who could discard it. A worker's ticket is minus log2 of a uniform
 /// number, divided by its weight = min(stake, 10 x minimum stake) x score. The request accepts tickets below a
 /// threshold that doubles `DOUBLINGS` times over claimWindowBlocks, starting where about one worker of the whole
-/// network passes; after the window everyone eligible may claim.
+/// network passes; after the window everyone eligible may claim. A worker that registered, topped up, listed a model or
+/// reinstated itself in the request's block or later has no ticket: it could have chosen its address or its weight by the
+/// seed.
 contract SessionManager is Initializable, OwnableUpgradeable, UUPSUpgradeable, ISessionManager, ISessionManagerExtra {
     /// @dev EIP-2935: hashes of the last 8,191 blocks.
     address private constant HISTORY = 0x0000F90827F1C53a10cb7A02335B175320002935;
@@ -240,6 +243,8 @@ contract SessionManager is Initializable, OwnableUpgradeable, UUPSUpgradeable, I
         uint256 window = _s.aiConfig.getClaimWindowBlocks();
         uint256 elapsed = block.number - r.requestBlock - 2;
         if (elapsed >= window) return true;
+        IWorkerRegistryExtra registry = IWorkerRegistryExtra(address(_s.workerRegistry));
+        if (registry.getWeightSince(worker) >= r.requestBlock) return false;
         bytes32 seed = _seed(r);
         // Fails closed: without a seed there is no fair order, and the window opens to all soon enough.
         if (seed == bytes32(0)) return false;

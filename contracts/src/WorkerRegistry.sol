@@ -25,8 +25,10 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
 
     /// @notice Models one worker may list.
     uint256 public constant MAX_MODELS = 16;
-    /// @dev Tries of `selectEligibleWorker`; a set no larger than this is walked whole.
+    /// @dev Tries of `selectEligibleWorker`; a set no larger than this is walked whole where they find nobody.
     uint256 private constant MAX_DRAWS = 16;
+    /// @dev Stake above this many minimum stakes does not raise the chance to be selected.
+    uint256 private constant STAKE_CAP_MULTIPLE = 10;
     uint256 private constant BPS = 10_000;
 
     struct Worker {
@@ -65,6 +67,7 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         string[] capabilityNames;
         mapping(bytes32 nameHash => uint256) capabilityMasks;
         Checkpoints.Trace208 totalStaked;
+        mapping(address worker => uint48) weightSince;
     }
 
     State private _s;
@@ -106,6 +109,7 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         w.stake = msg.value.toUint96();
         w.encryptionKey = encryptionPubKey;
         _addTotal(msg.value);
+        _touchWeight(msg.sender);
         emit WorkerRegistered(msg.sender, encryptionPubKey);
     }
 
@@ -114,6 +118,7 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         uint256 newStake = w.stake + msg.value;
         w.stake = newStake.toUint96();
         _addTotal(msg.value);
+        _touchWeight(msg.sender);
         emit StakeTopUp(msg.sender, msg.value, newStake);
         _sync(msg.sender, w);
     }
@@ -162,6 +167,7 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         if (!w.suspended) revert WorkerNotSuspended(msg.sender);
         if (block.timestamp < w.suspendedUntil) revert StillSuspended(msg.sender, w.suspendedUntil);
         _liftSuspension(w, msg.sender);
+        _touchWeight(msg.sender);
         _sync(msg.sender, w);
     }
 
@@ -178,6 +184,7 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         if (w.models.length >= MAX_MODELS) revert TooManyModels(msg.sender, MAX_MODELS);
         w.models.push(modelId);
         l.modelPos = uint32(w.models.length);
+        _touchWeight(msg.sender);
         emit ModelAdded(msg.sender, modelId);
         _join(msg.sender, modelId, l);
     }
@@ -371,6 +378,13 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         return _s.totalStaked.upperLookupRecent(blockNumber > type(uint48).max ? type(uint48).max : uint48(blockNumber));
     }
 
+    /// @notice The last block in which the worker did something that may raise its weight in a draw: registered, topped up,
+    /// listed a model, reinstated itself. Whoever draws by a seed counts a worker only if that was before the seed could
+    /// be known.
+    function getWeightSince(address worker) external view returns (uint256) {
+        return _s.weightSince[worker];
+    }
+
     /// @notice Registered, lists the whitelisted model, holds the minimum stake and is not suspended.
     function isEligible(address worker, bytes32 modelId) public view returns (bool) {
         return _s.whitelisted[modelId] && _s.listings[worker][modelId].modelPos != 0
@@ -394,8 +408,10 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         return found;
     }
 
-    /// @notice A pseudo-random eligible worker outside `excluded`. A set of at most sixteen is walked from a random
-    /// start, a larger one is drawn from at most sixteen times, so the cost does not grow with the set.
+    /// @notice A pseudo-random eligible worker outside `excluded`, by stake up to ten minimum stakes: a thousand minimum
+    /// stakes are drawn no more often than the same stake in a hundred workers of ten. At most sixteen workers are drawn,
+    /// each kept with the probability that its stake has of the cap, so the cost does not grow with the set; the last
+    /// resort is the first of them that may serve, and in a set of at most sixteen anyone who may.
     function selectEligibleWorker(bytes32 modelId, address[] calldata excluded, uint256 seed)
         external
         view
@@ -405,16 +421,26 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
         uint256 length = set.length;
         if (length == 0 || !_s.whitelisted[modelId]) revert NoEligibleWorkers();
         uint256 minStake = _s.aiConfig.getMinWorkerStake();
-        uint256 start = uint256(keccak256(abi.encode(seed, uint256(0)))) % length;
-        uint256 tries = length < MAX_DRAWS ? length : MAX_DRAWS;
-        for (uint256 i = 0; i < tries; ++i) {
-            uint256 index = length <= MAX_DRAWS
-                ? (start + i) % length
-                : uint256(keccak256(abi.encode(seed, i))) % length;
-            address candidate = set[index];
-            if (_inGoodStanding(_s.workers[candidate], minStake) && !_contains(excluded, candidate)) return candidate;
+        uint256 cap = minStake * STAKE_CAP_MULTIPLE;
+        address resort;
+        uint256 start = uint256(keccak256(abi.encode(seed, uint256(0))));
+        uint256 draw = start;
+        for (uint256 i = 1; i <= MAX_DRAWS; ++i) {
+            address candidate = set[draw % length];
+            Worker storage w = _s.workers[candidate];
+            if (_inGoodStanding(w, minStake) && !_contains(excluded, candidate)) {
+                // The other half of the number, so that place and chance are independent.
+                if (w.stake >= cap || (draw >> 128) % cap < w.stake) return candidate;
+                if (resort == address(0)) resort = candidate;
+            }
+            draw = uint256(keccak256(abi.encode(seed, i)));
         }
-        revert NoEligibleWorkers();
+        for (uint256 i = 0; resort == address(0) && length <= MAX_DRAWS && i < length; ++i) {
+            address candidate = set[(start % length + i) % length];
+            if (_inGoodStanding(_s.workers[candidate], minStake) && !_contains(excluded, candidate)) resort = candidate;
+        }
+        if (resort == address(0)) revert NoEligibleWorkers();
+        return resort;
     }
 
     // ---------------------------------------------------------------- internal
@@ -441,6 +467,10 @@ contract WorkerRegistry is ReentrancyGuardTransient, Guarded, IWorkerRegistry, I
             key.length != 65 || key[0] != 0x04
                 || !P256.isValidPublicKey(bytes32(key[1:33]), bytes32(key[33:65]))
         ) revert InvalidEncryptionKey();
+    }
+
+    function _touchWeight(address worker) private {
+        _s.weightSince[worker] = block.number.toUint48();
     }
 
     function _liftSuspension(Worker storage w, address worker) private {

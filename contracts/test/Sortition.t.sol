@@ -12,6 +12,8 @@ contract SortitionTest is Base {
 
     function setUp() public override {
         super.setUp();
+        // The workers were there before any request.
+        vm.roll(height() + 1);
         expiry = time() + 3600;
     }
 
@@ -244,6 +246,7 @@ contract SortitionTest is Base {
     function test_weightLetsInEarlier() public {
         address rich = address(0x51c4);
         join(rich, 0xe7, 10 * MIN_STAKE);
+        vm.roll(height() + 1);
         vm.prank(address(jobs));
         reputation.recordDisputeLoss(worker2);
         uint256[3] memory first;
@@ -262,6 +265,68 @@ contract SortitionTest is Base {
         vm.assertTrue(first[0] > 105 && first[0] < 160, "rich");
         vm.assertTrue(first[1] > 4 && first[1] < 36, "plain");
         vm.assertTrue(first[2] < first[0] / 4, "penalised");
+    }
+
+    /// @dev The seed is public before the first claim: keys and stakes that were chosen by it have no ticket. One block before
+    /// the window's end nearly every ticket passes.
+    function test_whatWasChosenByTheSeedHasNoTicket() public {
+        uint256 reqId = request();
+        uint256 end = height() + 2 + config.getClaimWindowBlocks();
+        join(address(0x8fff), 0xe7, 10 * MIN_STAKE);
+        mineSeed(keccak256("known"));
+        for (uint160 i = 0; i < 20; ++i) {
+            join(address(0x9000 + i), 0xe7, 10 * MIN_STAKE);
+        }
+        vm.prank(worker);
+        workers.topUpStake{value: 1 ether}();
+        vm.roll(end - 1);
+        vm.assertTrue(manager.eligibleNow(reqId, worker2), "there before the request");
+        vm.assertFalse(manager.eligibleNow(reqId, worker), "topped up since");
+        for (uint160 i = 0; i <= 20; ++i) {
+            address late = address(0x8fff + i);
+            vm.assertFalse(manager.eligibleNow(reqId, late), "registered since");
+            vm.prank(late);
+            vm.expectRevert(abi.encodeWithSelector(ISessionManager.NotSortitionEligible.selector, late));
+            manager.claimSession(reqId);
+        }
+        vm.roll(end);
+        vm.assertTrue(manager.eligibleNow(reqId, worker), "open to all");
+        vm.assertTrue(manager.eligibleNow(reqId, address(0x9000)), "open to all");
+        // The next request is like any other to them.
+        uint256 next = request();
+        mineSeed(keccak256("the next"));
+        vm.roll(height() + config.getClaimWindowBlocks() - 1);
+        uint256 passed;
+        for (uint160 i = 0; i <= 20; ++i) {
+            if (manager.eligibleNow(next, address(0x8fff + i))) ++passed;
+        }
+        print("of 21 in the last block before the window's end", passed);
+        vm.assertTrue(passed > 15, "tickets as everybody");
+    }
+
+    function test_everyWayToMoreWeightIsDated() public {
+        vm.assertEq(workers.getWeightSince(worker), height() - 1, "registered");
+        vm.startPrank(worker);
+        workers.topUpStake{value: 1 ether}();
+        vm.assertEq(workers.getWeightSince(worker), height());
+        workers.removeSupportedModel(MODEL);
+        vm.roll(height() + 1);
+        vm.assertEq(workers.getWeightSince(worker), height() - 1);
+        workers.addSupportedModel(MODEL);
+        vm.assertEq(workers.getWeightSince(worker), height(), "listed a model");
+        vm.stopPrank();
+        vm.roll(height() + 1);
+        uint256 threshold = config.getSuspensionThreshold();
+        for (uint256 i = 0; i < threshold; ++i) {
+            vm.prank(address(jobs));
+            workers.slash(worker, 1);
+        }
+        vm.assertEq(workers.getWeightSince(worker), height() - 1, "less weight is no news");
+        vm.warp(time() + config.getSuspensionCooldown());
+        vm.prank(worker);
+        workers.reinstate();
+        vm.assertEq(workers.getWeightSince(worker), height(), "reinstated");
+        vm.assertEq(workers.getWeightSince(user), 0);
     }
 
     /// @dev One block before the window's end nearly every ticket would pass, a ticket of the zero seed too.

@@ -312,6 +312,20 @@ contract WorkersTest is Base {
         }
     }
 
+    /// @dev By count, three of thirty-five would be selected 34 times of 400; by stake, 193 times.
+    function test_selectionFollowsTheStake() public {
+        for (uint256 i = 0; i < 33; ++i) {
+            join(address(uint160(0x9000 + i)), 0x100 + i, i < 30 ? MIN_STAKE : 10 * MIN_STAKE);
+        }
+        uint256 large;
+        for (uint256 seed = 0; seed < 400; ++seed) {
+            address drawn = workers.selectEligibleWorker(MODEL, new address[](0), seed);
+            if (uint160(drawn) >= 0x9000 + 30 && uint160(drawn) < 0x9000 + 33) ++large;
+        }
+        print("selections of three workers of ten stakes beside 32 of one, of 400", large);
+        vm.assertTrue(large > 150 && large < 225, "by stake");
+    }
+
     function test_selectionWithEverybodyExcluded() public {
         address[] memory excluded = new address[](2);
         excluded[0] = worker2;

@@ -21,11 +21,12 @@ use alloy_sol_types::{SolCall, SolEvent};
 use lcai::{
     ask::DEFAULT_MODEL,
     devnet::{Devnet, DevnetConfig},
+    verify_draw::audit,
 };
 use lcai_client::{Connection, User};
 use lcai_crypto::{EncryptionSecret, SessionKey, sign_typed};
 use lcai_embedded_chain::EmbeddedChain;
-use lcai_exex_dispatch::DispatchConfig;
+use lcai_exex_dispatch::{DispatchConfig, HEARTBEAT_TTL_SECONDS};
 use lcai_genesis::ProtocolParams;
 use lcai_host::{LaneError, TxLane, TxSpec};
 use lcai_primitives::{
@@ -51,6 +52,8 @@ const JOBS_PER_SESSION: usize = 10;
 const USERS: usize = 8;
 const ACK_TIMEOUT: u64 = 20;
 const MAX_JOBS: u32 = 12;
+/// Of so many sessions, one's draw is repeated.
+const AUDITED_EVERY: u64 = 25;
 
 /// What a worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +110,12 @@ struct Campaign {
     sessions: AtomicU64,
     above_capacity: AtomicU64,
     reverted: AtomicU64,
+    /// Since when workers have been dead or draining.
+    gone: Mutex<BTreeMap<Address, Instant>>,
+    /// Draws of workers that the node should have known to be gone.
+    drawn_gone: AtomicU64,
+    /// Draws that were repeated from the chain.
+    audited: AtomicU64,
 }
 
 #[test]
@@ -193,6 +202,9 @@ impl Campaign {
             sessions: AtomicU64::new(0),
             above_capacity: AtomicU64::new(0),
             reverted: AtomicU64::new(0),
+            gone: Mutex::default(),
+            drawn_gone: AtomicU64::new(0),
+            audited: AtomicU64::new(0),
         }
     }
 
@@ -239,14 +251,43 @@ impl Campaign {
     fn enter_round(&self, round: u64) {
         self.round.fetch_max(round, Ordering::Relaxed);
         let round = self.round.load(Ordering::Relaxed);
-        for sim in self.sims.values() {
+        for (worker, sim) in &self.sims {
             match sim.kind {
                 Kind::Draining if round >= 1 => sim.draining.store(true, Ordering::Relaxed),
                 Kind::Dying if round >= 1 => sim.alive.store(false, Ordering::Relaxed),
                 Kind::Returning => sim.alive.store(!(1..3).contains(&round), Ordering::Relaxed),
                 _ => {}
             }
+            let here = sim.alive.load(Ordering::Relaxed) && !sim.draining.load(Ordering::Relaxed);
+            let mut gone = self.gone.lock();
+            if here {
+                gone.remove(worker);
+            } else {
+                gone.entry(*worker).or_insert_with(Instant::now);
+            }
         }
+    }
+
+    /// Whether the node has to know by now that the worker takes no sessions: a dead one's heartbeat is too old, a draining
+    /// one has said so.
+    fn is_known_to_be_gone(&self, worker: &Address) -> bool {
+        let told = if self.sims[worker].kind == Kind::Draining { 15 } else { HEARTBEAT_TTL_SECONDS + 15 };
+        self.gone.lock().get(worker).is_some_and(|since| since.elapsed() > Duration::from_secs(told))
+    }
+
+    /// Repeats the session's draw from the kept facts and the chain: weights, candidates, nobody left out.
+    async fn repeat(&self, user: &User, session: SessionId) {
+        for _ in 0..100 {
+            // The node may not have read the session's block yet.
+            if let Ok(audit) = audit(user.node(), session).await {
+                audit.verdict().unwrap();
+                assert_eq!(audit.findings.unchecked, Vec::<String>::new());
+                self.audited.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        panic!("the node keeps no draw of session {session}");
     }
 
     /// The chances that the facts of an offer gave each candidate.
@@ -261,6 +302,9 @@ impl Campaign {
             draws.entry(candidate.worker).or_default().1 += weight(candidate) / total;
         }
         draws.entry(offer.worker).or_default().0 += 1.0;
+        if self.is_known_to_be_gone(&offer.worker) {
+            self.drawn_gone.fetch_add(1, Ordering::Relaxed);
+        }
         let drawn = offer.facts.candidates.iter().find(|c| c.worker == offer.worker).expect("a candidate");
         if drawn.open_jobs >= u64::from(MAX_JOBS) {
             self.above_capacity.fetch_add(1, Ordering::Relaxed);
@@ -321,6 +365,11 @@ impl Campaign {
             self.above_capacity.load(Ordering::Relaxed)
         );
         eprintln!(
+            "draws repeated from the chain: {}; draws of workers known to be gone: {}",
+            self.audited.load(Ordering::Relaxed),
+            self.drawn_gone.load(Ordering::Relaxed)
+        );
+        eprintln!(
             "keeper: {} transactions, {} gas, {} lost to others",
             report.done, report.gas_used, report.lost
         );
@@ -328,6 +377,8 @@ impl Campaign {
         assert_eq!(totals.0 + totals.1, submitted, "every job ends released or refunded");
         assert!(chi_square < limit, "shares follow the weights");
         assert!(seen.most_open <= 16, "nobody above the network's limit");
+        assert!(self.audited.load(Ordering::Relaxed) > 0);
+        assert_eq!(self.drawn_gone.load(Ordering::Relaxed), 0, "nobody is drawn who is known to be gone");
         assert_eq!(self.above_capacity.load(Ordering::Relaxed), 0, "nobody is drawn above its own");
     }
 }
@@ -478,7 +529,9 @@ async fn open_session(campaign: &Campaign, user: &User) -> SessionId {
         };
         if let Ok(session) = user.open_session(&offer, SessionKey::random()).await {
             campaign.record(&offer);
-            campaign.sessions.fetch_add(1, Ordering::Relaxed);
+            if campaign.sessions.fetch_add(1, Ordering::Relaxed).is_multiple_of(AUDITED_EVERY) {
+                campaign.repeat(user, session.id).await;
+            }
             return session.id;
         }
     }

@@ -8,16 +8,26 @@ use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::SolCall;
 use lcai::{ask::DEFAULT_MODEL, devnet::DevnetConfig};
 use lcai_client::{User, UserSession};
-use lcai_crypto::EncryptionSecret;
+use lcai_crypto::{EncryptionSecret, SessionKey};
 use lcai_genesis::ProtocolParams;
 use lcai_host::{HostClient, TxLane, TxSpec};
 use lcai_inference::{EmbeddedBackend, EmbeddedModel};
 use lcai_primitives::contracts::JobRegistry;
-use lcai_rpc::{api::LcaiApiClient, types::WorkerInfo};
+use lcai_rpc::{
+    api::LcaiApiClient,
+    types::{SessionOffer, WorkerInfo},
+};
 use lcai_sidecar::{Worker, WorkerConfig, WorkerHandle, WorkerKeys, deregister, register_worker};
 use lcai_tests::{Network, ask, devnet, funded, is_candidate, reth::RethNet, run, session_with, until};
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tempfile::TempDir;
+
+/// Shorter than the authorizations live, so that the scenario ends soon; nobody holds one in it.
+const GRACE: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_worker_drains_leaves_and_returns() {
@@ -59,7 +69,16 @@ async fn story(network: &impl Network) {
 
     worker.resume();
     until("it can be drawn again", async || is_candidate(&scene.user, scene.me()).await).await;
-    worker.drain().await;
+    let (other, offer) = scene.offered().await;
+    let began = Instant::now();
+    let told_in_vain = async {
+        until("nobody is sent to it", async || !is_candidate(&scene.user, scene.me()).await).await;
+        other.open_session(&offer, SessionKey::random()).await
+    };
+    let ((), opened) = tokio::join!(worker.drain(), told_in_vain);
+    let refused = opened.unwrap_err().to_string();
+    assert!(refused.contains("was not drawn"), "an offer of before is void: {refused}");
+    assert!(began.elapsed() >= GRACE, "a session may come of what was signed before the node knew");
     until("nobody is sent to it", async || !is_candidate(&scene.user, scene.me()).await).await;
 
     Arc::into_inner(worker).unwrap().shutdown().await;
@@ -129,7 +148,20 @@ impl<N: Network> Scene<'_, N> {
         let load = tokio::task::spawn_blocking(move || EmbeddedBackend::load(&[model], 1));
         let backend = Arc::new(load.await.unwrap().unwrap());
         let (url, data) = (self.network.url(), self.directory.path());
-        Worker::start(WorkerConfig::new(url, self.keys.clone(), backend, models, data)).await.unwrap()
+        let config = WorkerConfig::new(url, self.keys.clone(), backend, models, data);
+        Worker::start(WorkerConfig { drain_grace: GRACE, ..config }).await.unwrap()
+    }
+
+    /// An account to which the worker is offered.
+    async fn offered(&self) -> (User, SessionOffer) {
+        for n in 1..7 {
+            let user = funded(self.network, n).await;
+            let offer = user.request_session(DEFAULT_MODEL).await.unwrap();
+            if offer.worker == self.me() {
+                return (user, offer);
+            }
+        }
+        panic!("of two equal workers the same one was drawn six times");
     }
 
     async fn info(&self) -> Option<WorkerInfo> {

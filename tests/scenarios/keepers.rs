@@ -6,13 +6,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolEvent;
-use lcai::verify_draw::{audit, repeat};
+use lcai::verify_draw::{audit, audit_report};
 use lcai_client::UserSession;
 use lcai_genesis::ProtocolParams;
 use lcai_primitives::contracts::{JobRegistry, WorkerRegistry};
-use lcai_rpc::api::LcaiApiClient;
+use lcai_rpc::{api::LcaiApiClient, types::DrawReport};
 use lcai_sidecar::{reinstate, top_up};
 use lcai_tests::{
     ask, is_candidate, offer_to_somebody, open_session, run,
@@ -31,6 +31,7 @@ fn timeouts_and_reassignments_happen_once() {
         repeats_draws(&scene, &session).await;
         the_user_hands_the_key_over(&scene, session).await;
         assert!(!scene.bounties_add_up().await.is_zero(), "three timeouts paid");
+        scene.both_took_part();
         comes_back(&scene).await;
         scene.devnet.stop().await;
     });
@@ -67,8 +68,12 @@ async fn repeats_draws(scene: &Scene, won: &UserSession) {
     let (idle, user) = (scene.idle.address(), &scene.user);
     let audited = audit(user.node(), won.id).await.unwrap();
     assert_eq!(audited.drawn, Some(idle));
-    assert_eq!((audited.wrong.clone(), audited.unchecked.clone()), (vec![], vec![]));
-    assert_eq!(audited.checked.len(), 5, "{:?}", audited.checked);
+    let found = &audited.findings;
+    assert_eq!((found.wrong.clone(), found.unchecked.clone()), (vec![], vec![]));
+    // Draw, creation, signature, block, directory; and that it went to another worker since, by the chain's own draw.
+    assert_eq!(found.checked.len(), 6, "{:?}", found.checked);
+    assert!(found.checked[5].contains("the chain's own draw"), "{:?}", found.checked);
+    finds_lies(scene, &audited.report).await;
 
     let session = open_session(user).await;
     let known = async || user.node().rpc().get_session(session.id).await.unwrap().is_some();
@@ -79,11 +84,42 @@ async fn repeats_draws(scene: &Scene, won: &UserSession) {
     let of = |worker: Address| lines.iter().find(|line| line.starts_with(&worker.to_string())).unwrap();
     assert!(of(idle).contains("no candidate: suspended"), "{lines:?}");
     assert!(of(Address::ZERO).contains("did not list the model"), "{lines:?}");
+}
 
-    // A node that tells another story is found out.
-    let mut lie = audited.report.clone();
-    lie.workers.retain(|worker| worker.worker != session.worker);
-    assert_ne!(repeat(&lie), Some(session.worker));
+/// A node that tells another story is found out.
+async fn finds_lies(scene: &Scene, report: &DrawReport) {
+    type Lie = fn(&mut DrawReport);
+    let lies: [(&str, Lie); 9] = [
+        ("is not in the facts", |r| drop(r.workers.remove(0))),
+        ("one is there twice", |r| r.workers.push(r.workers[0].clone())),
+        ("weigh", |r| r.workers[0].reputation += 1),
+        ("bps weigh", |r| r.workers[0].standing_bps = 10_001),
+        ("stake cap", |r| r.stake_cap *= U256::from(2)),
+        ("said to be none: draining", |r| r.workers[0].why_not = Some("draining".into())),
+        ("open jobs", |r| r.workers[0].open_jobs += 1),
+        ("did not sign its heartbeat", |r| {
+            r.workers[0].heartbeat.as_mut().unwrap().max_jobs += 1;
+        }),
+        ("and was none", |r| {
+            let worker = &mut r.workers[0];
+            (worker.heartbeat, worker.why_not) = (None, None);
+        }),
+    ];
+    for (what, lie) in lies {
+        let mut told = report.clone();
+        lie(&mut told);
+        let audited = audit_report(scene.user.node(), told).await.unwrap();
+        let wrong = &audited.findings.wrong;
+        assert!(wrong.iter().any(|found| found.contains(what)), "{what}: {wrong:?}");
+        audited.verdict().unwrap_err();
+    }
+    // A block that a reorg took away is nobody's lie; what its hash draws still has to be the worker.
+    let mut gone = report.clone();
+    gone.block.hash = B256::ZERO;
+    let audited = audit_report(scene.user.node(), gone).await.unwrap();
+    let unchecked = &audited.findings.unchecked;
+    assert!(unchecked.iter().any(|found| found.contains("not on the chain any more")), "{unchecked:?}");
+    assert!(audited.findings.wrong.iter().all(|found| !found.contains("block")), "{:?}", audited.findings);
 }
 
 /// The user's client is told of the new worker by its subscription, and the conversation goes on.

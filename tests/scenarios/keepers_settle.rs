@@ -12,12 +12,12 @@ use lcai_crypto::SessionKey;
 use lcai_embedded_chain::ReorgPlan;
 use lcai_exex_dispatch::DispatchConfig;
 use lcai_genesis::ProtocolParams;
-use lcai_host::Call;
+use lcai_host::{Call, TxLane, TxSpec};
 use lcai_primitives::{
     contracts::{JobRegistry, RequestStatus, SessionManager},
     ids::ModelId,
 };
-use lcai_tests::{funded, governance::switch_sortition, run, scene::Scene, session_with, until};
+use lcai_tests::{fee, funded, governance::switch_sortition, run, scene::Scene, session_with, until};
 use std::time::Duration;
 
 const ACK_TIMEOUT: u64 = 6;
@@ -27,7 +27,7 @@ fn settlements_and_releases_happen_once_and_requests_expire_by_themselves() {
     run(async {
         let params = ProtocolParams {
             ack_timeout: ACK_TIMEOUT,
-            dispute_window: 6,
+            dispute_window: 10,
             resolution_timeout: 8,
             ..ProtocolParams::devnet()
         };
@@ -35,7 +35,9 @@ fn settlements_and_releases_happen_once_and_requests_expire_by_themselves() {
         let scene = Scene::start(params, quick).await;
         settles_what_could_not_be_timed_out(&scene).await;
         releases_in_batches(&scene).await;
+        defaults_a_silent_disputer(&scene).await;
         scene.bounties_add_up().await;
+        scene.both_took_part();
         requests_expire(&scene).await;
         scene.devnet.stop().await;
     });
@@ -60,6 +62,26 @@ async fn releases_in_batches(scene: &Scene) {
     let session = session_with(&scene.user, scene.devnet.workers()[0]).await;
     let jobs: Vec<B256> = scene.submit(&session, 3).await.iter().map(|job| job.word().into()).collect();
     scene.done_once_across_a_reorg("releaseJobs", JobRegistry::JobReleased::SIGNATURE_HASH, &jobs).await;
+}
+
+/// The disputer cannot pay for its verdict: the user that filed gets fee and bond back by default.
+async fn defaults_a_silent_disputer(scene: &Scene) {
+    scene.silence_the_disputer().await;
+    let session = session_with(&scene.user, scene.devnet.workers()[0]).await;
+    let jobs = scene.submit(&session, 1).await;
+    let ids: Vec<B256> = jobs.iter().map(|job| job.word().into()).collect();
+    until("it is answered", async || {
+        scene.counts(JobRegistry::JobCompleted::SIGNATURE_HASH, &ids).await == [1]
+    })
+    .await;
+    let call = JobRegistry::disputeJobCall { jobId: jobs[0].word() };
+    let spec = TxSpec::call(scene.devnet.deployment().job_registry, call.abi_encode().into());
+    let lane = TxLane::new(scene.user.node().chain(), scene.user.signer().clone());
+    let bond = fee(&scene.user).await;
+    assert!(lane.send(TxSpec { value: bond, ..spec }).await.unwrap().receipt.success);
+    let defaulted = JobRegistry::DisputeDefaulted::SIGNATURE_HASH;
+    scene.done_once_across_a_reorg("claimTimeout of a dispute", defaulted, &ids).await;
+    assert_eq!(scene.counts(JobRegistry::DisputeResolved::SIGNATURE_HASH, &ids).await, [0], "no verdict");
 }
 
 /// One request that is claimed or not, and one that is claimed for certain; neither gets its keys. Reorgs have put the

@@ -5,7 +5,7 @@
 
 use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::{SolCall, SolEvent};
-use lcai::{ask::DEFAULT_MODEL, devnet::DevnetConfig};
+use lcai::{ask::DEFAULT_MODEL, devnet::DevnetConfig, verify_draw::audit_claim};
 use lcai_client::{Answer, ClientError, Event, User, UserSession};
 use lcai_crypto::SessionKey;
 use lcai_host::{Call, HostClient};
@@ -13,9 +13,12 @@ use lcai_primitives::{
     contracts::{ReputationRegistry, SessionManager, WorkerRegistry},
     draw::{Candidate, Sortition},
     ids::ModelId,
+    quantity::Quantity,
 };
+use lcai_rpc::api::LcaiApiClient;
 use lcai_tests::{
     Network, ask, devnet, fee, funded, governance::switch_sortition, open_session, reth::RethNet, rpc, run,
+    until,
 };
 use std::collections::BTreeMap;
 
@@ -83,6 +86,20 @@ async fn by_sortition(devnet: &impl Network, user: &User) -> (UserSession, Answe
         assert!(!may(by, soonest - 1).await);
     }
     let session = user.provide_key(user.account(), model, &claimed, SessionKey::random()).await.unwrap();
+    let told = async || {
+        let told = user.node().rpc().get_session_request(Quantity(request.to())).await.unwrap();
+        told.expect("the node follows SessionManager")
+    };
+    until("the node tells what came of the request", async || told().await.status == "ready").await;
+    let told = told().await;
+    assert_eq!((told.user, told.worker, told.session_id), (user.account(), Some(by), Some(session.id)));
+    assert_eq!((told.model_id, told.request_block), (model, claimed.request_block));
+    // Anybody repeats it from the chain alone.
+    let audit = audit_claim(user.node(), session.id).await.unwrap().expect("it came by sortition");
+    assert_eq!((audit.worker, audit.claimed_in, audit.user), (by, claimed_in, user.account()));
+    assert_eq!(audit.workers.iter().copied().collect::<BTreeMap<_, _>>(), first);
+    let found = &audit.findings;
+    assert_eq!((found.wrong.clone(), found.unchecked.clone(), found.checked.len()), (vec![], vec![], 2));
     let (answer, _) = ask(user, &session, "What is the capital of France?").await;
     (session, answer)
 }
@@ -151,7 +168,8 @@ async fn first_blocks(
         let score = read(scores, ReputationRegistry::getScoreCall { worker }.abi_encode()).await;
         let stake_cap = params.min_worker_stake * U256::from(10);
         let candidate = Candidate { worker, stake, stake_cap, reputation: score.to() };
-        first.insert(worker, sortition.first_block(&candidate));
+        let since = read(registry, WorkerRegistry::getWeightSinceCall { worker }.abi_encode()).await;
+        first.insert(worker, sortition.first_block(&candidate, since.to()));
     }
     first
 }

@@ -51,6 +51,19 @@ impl Scene {
         }
     }
 
+    /// Takes the disputer's money, so that it cannot rule.
+    pub async fn silence_the_disputer(&self) {
+        empty(&self.devnet, &self.user, Role::Disputer.signer().unwrap()).await;
+    }
+
+    /// Neither keeper only watched: each did a duty, found one done, or lost one in its block.
+    pub fn both_took_part(&self) {
+        for keeper in &self.keepers {
+            let r = keeper.report();
+            assert!(r.done + r.moot + r.lost >= 1, "{r:?}");
+        }
+    }
+
     /// Waits until a duty was done once for each of `ids` (a job's or session's, the event's first topic), takes the blocks
     /// since the first of these away with all their transactions, waits until it was done anew, and holds that it stays at
     /// once each.

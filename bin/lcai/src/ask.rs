@@ -16,11 +16,14 @@ use lcai_rpc::types::{ModelInfo, PublishedBlob};
 use std::{
     io::{Read, Write},
     path::PathBuf,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Where a node listens unless told otherwise.
 pub const DEFAULT_RPC: &str = "ws://127.0.0.1:8545";
+
+/// How long a keeper may take to give a session another worker, once its own may not serve it.
+const REASSIGNED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The model of the devnet.
 pub const DEFAULT_MODEL: &str = lcai_genesis::dev::DEV_MODEL;
@@ -139,8 +142,45 @@ impl Asking<'_> {
         let model = user.model(&self.args.model).await?;
         user.check_funds(model.fee).await?;
         let (session, published) = self.session(&user, genesis, &model, prompt).await?;
-        let answer = self.ask(&user, &session, prompt, published, model.fee).await?;
+        let answer = self.ask(&user, &session, prompt, published, model.fee).await;
+        let (session, answer) = match answer {
+            Err(error @ ClientError::NoAnswer { .. }) => {
+                let Some(now) = self.other_worker(&user, genesis, &model, &session).await? else {
+                    return Err(error.into());
+                };
+                self.progress.note(&format!("           {error}; asking worker {} now", now.worker));
+                let answer = self.ask(&user, &now, prompt, None, model.fee).await?;
+                (now, answer)
+            }
+            answer => (session, answer?),
+        };
         self.print(&user, &session, &model, &answer)
+    }
+
+    /// The session with another worker, to which the key is handed over, once it has one. `None` where the worker that
+    /// missed its deadline may still serve it, or nobody reassigns the session.
+    async fn other_worker(
+        &self,
+        user: &User,
+        genesis: B256,
+        model: &ModelInfo,
+        session: &UserSession,
+    ) -> eyre::Result<Option<UserSession>> {
+        let began = Instant::now();
+        while began.elapsed() < REASSIGNED_WITHIN {
+            match user.revive(session).await? {
+                Some(now) if now.worker != session.worker => {
+                    let d = &user.node().network().deployment;
+                    self.store.save(d.chain_id, genesis, d.job_registry, user.signer(), &now)?;
+                    return Ok(Some(now));
+                }
+                Some(_) => return Ok(None),
+                None => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        }
+        let d = &user.node().network().deployment;
+        self.store.remove(d.chain_id, d.job_registry, user.account(), model.id)?;
+        Ok(None)
     }
 
     /// The account's open session for the model, or a new one; in that case the prompt is posted at the same time.

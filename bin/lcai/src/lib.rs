@@ -13,6 +13,7 @@ pub mod models;
 pub mod progress;
 pub mod verify;
 pub mod verify_draw;
+mod verify_draw_chain;
 pub mod worker;
 
 /// A runtime whose threads have stacks deep enough for blob transactions in debug builds.

@@ -171,27 +171,45 @@ async fn run_worker(args: WorkerArgs) -> eyre::Result<()> {
     config.ack_depth = args.ack_depth;
     config.max_jobs = args.max_jobs;
     let worker = progress.step("worker started", Worker::start(config)).await?;
-    progress.note(&format!("worker {} takes jobs; Ctrl-C drains it", worker.address()));
+    progress.note(&format!("worker {} takes jobs; Ctrl-C or SIGTERM drains it", worker.address()));
     tokio::select! {
         reason = worker.stopped() => {
             eyre::bail!("the worker stopped: {}", reason.unwrap_or_else(|| "no reason given".into()));
         }
-        _ = tokio::signal::ctrl_c() => {}
+        asked = asked_to_end() => asked?,
     }
-    progress.note("draining: no new sessions; those that are open are served until none is left; Ctrl-C again stops now");
+    progress.note("draining: no new sessions; those that are open, and those that may still come of what was signed before, are served until none is left; Ctrl-C again stops now");
     let drained = progress.step("drained", async {
         worker.drain().await;
         Ok::<_, std::convert::Infallible>(())
     });
     tokio::select! {
         _ = drained => {}
-        _ = tokio::signal::ctrl_c() => {
+        asked = asked_to_end() => {
+            asked?;
             let open = worker.status().open_sessions;
             progress.note(&format!("stopping with {open} open sessions: a job in one of them that nobody acknowledges costs stake"));
         }
     }
     worker.shutdown().await;
     Ok(())
+}
+
+/// Waits for Ctrl-C, or for SIGTERM, by which service managers end what they run.
+#[cfg(unix)]
+async fn asked_to_end() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Waits for Ctrl-C.
+#[cfg(not(unix))]
+async fn asked_to_end() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
 }
 
 fn parse_amount(flag: &str, text: &str) -> Result<U256, UsageError> {

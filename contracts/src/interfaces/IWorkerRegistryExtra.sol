@@ -12,4 +12,5 @@ interface IWorkerRegistryExtra {
     function rotateEncryptionKey(bytes calldata encryptionPubKey) external;
     function syncEligibility(address worker) external;
     function getSupportedModels(address worker) external view returns (bytes32[] memory);
+    function getWeightSince(address worker) external view returns (uint256);
 }

@@ -66,20 +66,28 @@ impl User {
             enc_disputer_key: enc_disputer_key.clone(),
             nonce,
         };
-        let proof = CallerProof::Token { token: self.token().await? };
-        let grant = rpc
-            .authorize_reassignment(request, proof)
-            .await
-            .map_err(refused("lcai_authorizeReassignment"))?;
+        let (dispatcher_signature, expiry) = self.key_update_grant(request).await?;
         let call = JobRegistry::updateSessionKeyCall {
             sessionId: session.id.into(),
             encWorkerKey: enc_worker_key,
             encDisputerKey: enc_disputer_key,
-            dispatcherSignature: grant.signature,
-            expiry: U256::from(grant.expiry),
+            dispatcherSignature: dispatcher_signature,
+            expiry,
         };
         self.transact("updateSessionKey", call.abi_encode(), U256::ZERO).await?;
         Ok(UserSession { worker, ..session.clone() })
+    }
+
+    /// The dispatcher's signature for new keys, and until when it holds. On a network without a dispatcher the chain alone
+    /// chose the worker, and JobRegistry asks for none.
+    async fn key_update_grant(&self, request: ReassignmentRequest) -> Result<(Bytes, U256), ClientError> {
+        if self.node.network().params.dispatcher.is_zero() {
+            return Ok((Bytes::new(), U256::MAX));
+        }
+        let proof = CallerProof::Token { token: self.token().await? };
+        let grant = self.node.rpc().authorize_reassignment(request, proof).await;
+        let grant = grant.map_err(refused("lcai_authorizeReassignment"))?;
+        Ok((grant.signature, U256::from(grant.expiry)))
     }
 
     /// Waits until the session gets another worker, which the account's subscription tells, and hands the key over.

@@ -15,6 +15,7 @@ use lcai_exex_dispatch::{Directories, DispatchConfig, DispatchCore, DispatchPlan
 use lcai_host::{BlockRef, Call, Effects, Extension, FeedBlock, FeedLog, ReadPlan, StateRead};
 use lcai_primitives::{
     contracts::{AIConfig, Deployment, Job, JobRegistry, Session, WorkerRegistry},
+    eip712::SignedHeartbeat,
     ids::ModelId,
 };
 use std::{
@@ -247,15 +248,16 @@ impl Following {
     fn heartbeats(&mut self) {
         let next = self.heard + (WORKERS * BLOCK_SECONDS).div_ceil(HEARTBEAT_SECONDS);
         for n in self.heard..next {
-            let health = WorkerHealth {
-                last_heartbeat: self.core.block_time(),
-                heard_at: 0,
+            let heartbeat = SignedHeartbeat {
+                sent_at: self.core.block_time(),
                 active_jobs: 0,
                 max_jobs: 8,
-                draining: false,
-                inference_ready: true,
+                models_hash: B256::ZERO,
+                status: 0,
                 sequence: n,
+                signature: Bytes::from_static(&[7; 65]),
             };
+            let health = WorkerHealth { heartbeat, heard_at: 0 };
             let input = postcard::to_stdvec(&(worker(n % WORKERS), health)).unwrap();
             self.core.input(self.at, &input, &mut Effects::default()).unwrap();
         }

@@ -1,8 +1,8 @@
 //! What anyone may do on chain once block time allows it: a schedule that is a pure function of the blocks.
 //!
 //! Each job and each session has at most one duty at a time. A duty ends only when the chain shows that it was done, by
-//! whomever; until then it is asked for again, later each time. What a block's gas budget does not pay for waits, and the
-//! cheapest duties go first, so that one expensive kind cannot keep the others from being done.
+//! whomever; until then it is asked for again, later each time. What a block's gas budget does not pay for waits. The
+//! cheapest duties go first, and a quarter of the budget is the dear ones', so that neither keeps the other from being done.
 
 use lcai_host::{AnyTable, Table};
 use lcai_primitives::ids::{JobId, SessionId};
@@ -18,8 +18,11 @@ const MAX_DOUBLINGS: u32 = 5;
 /// given up, and a worker must not get away with that.
 const BLAME_ATTEMPTS: u32 = 3;
 
-/// Duties looked at per block.
+/// Cheap duties, and dear ones, that one block asks for at most.
 const MAX_DUE: usize = 4_096;
+
+/// Due duties looked at per block: a backlog of one class must not hide the other.
+const MAX_LOOKED_AT: usize = 65_536;
 
 /// What a keeper does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -62,6 +65,11 @@ impl Duty {
             Self::Reassign => 250_000,
         }
     }
+
+    /// Whether a part of the budget is kept for it: users wait for these, and floods of cheaper ones are cheap to make.
+    const fn is_dear(self) -> bool {
+        matches!(self, Self::ClaimTimeout | Self::Reassign)
+    }
 }
 
 /// What a duty is about.
@@ -96,8 +104,42 @@ struct Entry {
 /// Gas that may be spent: refilled by block time, never more than a minute's worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Budget {
+    /// Anybody's.
     left: u64,
+    /// Only the dear duties'. What it cannot hold is anybody's.
+    reserved: u64,
     at: u64,
+}
+
+impl Budget {
+    const fn full(now: u64, limits: &DutyLimits) -> Self {
+        let reserved = limits.reserve();
+        Self { left: limits.gas_per_minute.saturating_sub(reserved), reserved, at: now }
+    }
+
+    /// With what has come since. Each part gets its share; what does not fit one goes to the other.
+    fn refilled(self, now: u64, limits: &DutyLimits) -> Self {
+        let full = Self::full(now, limits);
+        let part = |most: u64| now.saturating_sub(self.at).saturating_mul(most) / 60;
+        let reserved = self.reserved.saturating_add(part(full.reserved));
+        let left = self.left.saturating_add(part(full.left));
+        let over = |has: u64, most: u64| has.saturating_sub(most);
+        Self {
+            left: left.saturating_add(over(reserved, full.reserved)).min(full.left),
+            reserved: reserved.saturating_add(over(left, full.left)).min(full.reserved),
+            at: now,
+        }
+    }
+
+    /// Takes gas out of it for a duty, if it has enough.
+    const fn pay(&mut self, duty: Duty, gas: u64) -> bool {
+        let kept = if duty.is_dear() { self.reserved } else { 0 };
+        let reserved = if kept < gas { kept } else { gas };
+        let Some(left) = self.left.checked_sub(gas - reserved) else { return false };
+        self.left = left;
+        self.reserved -= reserved;
+        true
+    }
 }
 
 /// How a keeper spends.
@@ -109,6 +151,15 @@ pub struct DutyLimits {
     pub gas_per_minute: u64,
     /// Most jobs of one release.
     pub release_batch: usize,
+}
+
+impl DutyLimits {
+    /// Gas of a minute that only dear duties may use: a quarter, but enough for one of them.
+    const fn reserve(&self) -> u64 {
+        let quarter = self.gas_per_minute / 4;
+        let reserve = if quarter < Duty::Reassign.gas() { Duty::Reassign.gas() } else { quarter };
+        if reserve < self.gas_per_minute { reserve } else { self.gas_per_minute }
+    }
 }
 
 /// The schedule.
@@ -169,30 +220,41 @@ impl Duties {
 
     /// What to do now, cheapest first and within the gas budget; each is planned again for a later attempt.
     pub fn take(&mut self, now: u64, limits: &DutyLimits) -> Vec<(DutyKey, Duty)> {
-        let mut due: Vec<(u64, DutyKey, Duty)> = self
-            .queue
-            .iter()
-            .take_while(|((at, _), _)| *at < now)
-            .filter_map(|((at, key), _)| Some((*at, *key, current(self.entries.get(key)?, now))))
-            .take(MAX_DUE)
-            .collect();
-        due.sort_unstable_by_key(|(at, key, duty)| (duty.gas(), *at, *key));
-        let mut left = self.refilled(now, limits);
+        let mut budget =
+            self.budget.get(&0).map_or_else(|| Budget::full(now, limits), |b| b.refilled(now, limits));
         let mut taken = Vec::new();
         let mut releases = 0usize;
-        for (_, key, duty) in due {
+        for (key, duty) in self.due(now) {
             let opens_batch = duty == Duty::Release && releases.is_multiple_of(limits.release_batch.max(1));
             let gas = duty.gas() + if opens_batch { RELEASE_BATCH_GAS } else { 0 };
-            let Some(rest) = left.checked_sub(gas) else { break };
-            left = rest;
+            // A dearer one may still have its own part of the budget.
+            if !budget.pay(duty, gas) {
+                continue;
+            }
             releases += usize::from(duty == Duty::Release);
             self.postpone(key, now, limits.retry_seconds);
             taken.push((key, duty));
         }
         if !taken.is_empty() {
-            self.budget.insert(0, Budget { left, at: now });
+            self.budget.insert(0, budget);
         }
         taken
+    }
+
+    /// What is due, cheapest first, then by time: so many of each class.
+    fn due(&self, now: u64) -> Vec<(DutyKey, Duty)> {
+        let (mut cheap, mut dear) = (0usize, 0usize);
+        let waiting = self.queue.iter().take_while(|((at, _), _)| *at < now).take(MAX_LOOKED_AT);
+        let mut due: Vec<(u64, DutyKey, Duty)> = waiting
+            .filter_map(|((at, key), _)| Some((*at, *key, current(self.entries.get(key)?, now))))
+            .filter(|(_, _, duty)| {
+                let count = if duty.is_dear() { &mut dear } else { &mut cheap };
+                *count += 1;
+                *count <= MAX_DUE
+            })
+            .collect();
+        due.sort_unstable_by_key(|(at, key, duty)| (duty.gas(), *at, *key));
+        due.into_iter().map(|(_, key, duty)| (key, duty)).collect()
     }
 
     fn postpone(&mut self, key: DutyKey, now: u64, retry: u64) {
@@ -201,12 +263,6 @@ impl Duties {
         entry.next = now.saturating_add(retry << entry.attempts.min(MAX_DOUBLINGS));
         entry.attempts = entry.attempts.saturating_add(1);
         self.enqueue(key, entry);
-    }
-
-    fn refilled(&self, now: u64, limits: &DutyLimits) -> u64 {
-        let Some(budget) = self.budget.get(&0) else { return limits.gas_per_minute };
-        let refill = now.saturating_sub(budget.at).saturating_mul(limits.gas_per_minute) / 60;
-        budget.left.saturating_add(refill).min(limits.gas_per_minute)
     }
 
     /// Its tables, for [`lcai_host::Extension::tables`].
@@ -349,6 +405,48 @@ mod tests {
                 }
             }
             prop_assert!(model.values().all(|(_, _, times)| *times > 0), "nothing is forgotten");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        /// However many releases are due and however old, timeouts and reassignments are done at the rate of their part of
+        /// the budget; and without any, releases have the whole of it.
+        #[test]
+        fn cheap_duties_do_not_starve_dear_ones(
+            flood in 1_000..6_000u64,
+            dear in prop::collection::vec(any::<bool>(), 1..12),
+            seconds in 4..15u64,
+        ) {
+            let mut duties = Duties::new();
+            for n in 0..flood {
+                duties.plan(job(n), plan(Duty::Release, n % 7));
+            }
+            let key = |n: usize| DutyKey::Session(SessionId(n as u64));
+            for (n, reassign) in dear.iter().enumerate() {
+                let duty = if *reassign { Duty::Reassign } else { Duty::ClaimTimeout };
+                duties.plan(key(n), plan(duty, 500));
+            }
+            let (mut now, mut open, mut releases) = (8, dear.len(), 0u64);
+            while open > 0 {
+                now += seconds;
+                for (taken, duty) in duties.take(now, &LIMITS) {
+                    releases += u64::from(duty == Duty::Release);
+                    open -= usize::from(duty.is_dear());
+                    // As if done, so that the flood and the dear ones do not come again; the flood is renewed.
+                    duties.plan(taken, None);
+                    if duty == Duty::Release {
+                        duties.plan(taken, plan(Duty::Release, now));
+                    }
+                }
+                // A quarter of a million a minute is at least one reassignment.
+                prop_assert!(now <= 500 + 60 * (dear.len() as u64 + 1) + 2 * seconds, "{open} wait at {now}");
+            }
+            prop_assert!(now > 500 && releases > 0);
+            // 35,000 gas each, and 120,000 for each batch of 50: nothing of the budget is left unused before the others came.
+            let before = 500 * LIMITS.gas_per_minute / 60 / (35_000 + 120_000);
+            prop_assert!(releases >= before.min(flood), "{releases} of {before}");
         }
     }
 }

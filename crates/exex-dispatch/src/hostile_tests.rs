@@ -5,12 +5,16 @@ use crate::{
     DispatchCore, WorkerHealth,
     snapshot::{DrawnWorker, Snapshot},
     standing::FULL_STANDING,
-    tests::{World, apply, core, model, worker},
+    tests::{World, apply, core, heartbeat_of, model, worker},
 };
 use alloy_primitives::{Address, U256, keccak256};
 use alloy_sol_types::SolValue;
 use lcai_host::{BlockRef, Effects, Extension};
-use lcai_primitives::{contracts::JobState, ids::JobId};
+use lcai_primitives::{
+    contracts::JobState,
+    draw::{Candidate, Sortition},
+    ids::JobId,
+};
 
 const MINIMUM: u64 = 100;
 const HONEST: u8 = 20;
@@ -23,15 +27,7 @@ fn user(n: u64) -> Address {
 
 fn heartbeats(core: &mut DispatchCore, at: BlockRef, now: u64) {
     for n in 0..=HOSTILE {
-        let health = WorkerHealth {
-            last_heartbeat: now,
-            heard_at: 0,
-            active_jobs: 0,
-            max_jobs: 8,
-            draining: false,
-            inference_ready: true,
-            sequence: now,
-        };
+        let health = WorkerHealth { heartbeat: heartbeat_of(now, 8, now), heard_at: 0 };
         core.input(at, &postcard::to_stdvec(&(worker(n), health)).unwrap(), &mut Effects::default()).unwrap();
     }
 }
@@ -142,8 +138,7 @@ fn member(worker: Address, minimums: u64, score: u64) -> DrawnWorker {
         score,
         standing_bps: FULL_STANDING,
         open_jobs: 0,
-        max_jobs: Some(8),
-        last_heartbeat: Some(1),
+        heartbeat: None,
         why_not: None,
     }
 }
@@ -204,6 +199,46 @@ fn hostile_worker_that_grinds_keys() {
 
 #[test]
 #[allow(clippy::print_stderr)]
+fn hostile_worker_that_grinds_keys_at_sortition() {
+    const REQUESTS: u64 = 150;
+    const KEYS: u64 = 200;
+    let cap = U256::from(10 * MINIMUM);
+    let candidate = |worker| Candidate { worker, stake: cap, stake_cap: cap, reputation: 5_000 };
+    let honest: Vec<_> = (0..100).map(|n| candidate(address(n, "honest"))).collect();
+    // Requests it claims no later than the first of the others, when it tries so many keys once the seed is known and
+    // registers the luckiest in the next block: as the contract was, and as it is.
+    let (mut before, mut after, mut one_key) = (0u64, 0u64, 0u64);
+    for n in 0..REQUESTS {
+        let sortition = Sortition {
+            seed: keccak256((n, "seed").abi_encode()),
+            request: U256::from(n),
+            request_block: 100,
+            window: 10,
+            total_stake: cap * U256::from(100),
+        };
+        let others = honest.iter().map(|c| sortition.first_block(c, 0)).min().unwrap();
+        let with = |keys: u64, since: u64| {
+            let tried = (0..keys).map(|k| candidate(address(n * KEYS + k, "ground at sortition")));
+            tried.map(|c| sortition.first_block(&c, since)).min().unwrap() <= others
+        };
+        one_key += u64::from(with(1, 0));
+        before += u64::from(with(KEYS, 0));
+        after += u64::from(with(KEYS, 102));
+    }
+    let bps = |won: u64| won * 10_000 / REQUESTS;
+    eprintln!(
+        "tries {KEYS} keys by the seed of a sortition, beside 100 honest workers, in the first claims' block:"
+    );
+    eprintln!("  one key, there before      {:>5} bps of the requests", bps(one_key));
+    eprintln!("  the luckiest, before       {:>5} bps", bps(before));
+    eprintln!("  the luckiest, now          {:>5} bps", bps(after));
+    assert!(before > REQUESTS * 8 / 10, "the luckiest of {KEYS} was nearly always among the first: {before}");
+    assert_eq!(after, 0, "registered since, it has no ticket before the window opens to all");
+    assert!(one_key < REQUESTS / 10, "{one_key}");
+}
+
+#[test]
+#[allow(clippy::print_stderr)]
 fn hostile_thousand_identities() {
     let honest: Vec<_> = (0..100).map(|n| member(address(n, "honest"), 10, 10_000)).collect();
     let draws = 20_000;
@@ -222,4 +257,29 @@ fn hostile_thousand_identities() {
     assert!((35.0..65.0).contains(&whole), "10 x 5,000 of 10,050,000: 49.8 bps, not {whole}");
     assert!((3_230.0..3_440.0).contains(&split), "a third, not {split}");
     assert!((4_890.0..5_110.0).contains(&seasoned), "half, not {seasoned}");
+}
+
+/// `WorkerRegistry.selectEligibleWorker`, which reassigns sessions, in the contract's arithmetic.
+fn select(stakes: &[u64], seed: u64, by_stake: bool) -> usize {
+    let number = |i: u64| U256::from_be_bytes(keccak256((U256::from(seed), U256::from(i)).abi_encode()).0);
+    let length = U256::from(stakes.len());
+    let drawn = |i: u64| (number(i) % length).to::<usize>();
+    if !by_stake {
+        return drawn(0);
+    }
+    let kept = |i: &u64| (number(*i) >> 128usize) % U256::from(10 * MINIMUM) < U256::from(stakes[drawn(*i)]);
+    drawn((0..16).find(kept).unwrap_or(0))
+}
+
+#[test]
+#[allow(clippy::print_stderr)]
+fn hostile_thousand_identities_at_reassignment() {
+    let stakes: Vec<u64> = (0..1_100).map(|n| if n < 1_000 { MINIMUM } else { 10 * MINIMUM }).collect();
+    let share = |by_stake| (0..10_000).filter(|seed| select(&stakes, *seed, by_stake) < 1_000).count();
+    let (before, after) = (share(false), share(true));
+    eprintln!("1,000 minimum stakes beside 100 honest workers of 10 each, sessions that are reassigned:");
+    eprintln!("  every worker alike, before {before:>5} bps");
+    eprintln!("  by stake, now              {after:>5} bps");
+    assert!((8_990..9_190).contains(&before), "1,000 of 1,100, not {before}");
+    assert!((5_000..5_350).contains(&after), "half, and the rest of sixteen draws in vain, not {after}");
 }

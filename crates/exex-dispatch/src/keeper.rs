@@ -1,6 +1,10 @@
 //! Keeper duties: what anyone may do on chain once block time allows it.
 
-use crate::{core::DutyTask, duties::Duty};
+use crate::{
+    core::DutyTask,
+    duties::Duty,
+    mismatch::{self, SignedAnswers},
+};
 use alloy_primitives::{B256, U256};
 use alloy_sol_types::SolCall;
 use async_trait::async_trait;
@@ -18,6 +22,9 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+
+/// Takes the bounties out that JobRegistry keeps; also the name of the effect.
+pub(crate) const WITHDRAW: &str = "withdraw";
 
 /// What a keeper's transactions came to since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,6 +51,8 @@ pub struct KeeperReport {
 pub struct KeeperHandler {
     deployment: Deployment,
     lane: Arc<TxLane>,
+    /// `None` for a keeper that keeps no frames: it files no mismatches.
+    answers: Option<Arc<dyn SignedAnswers>>,
     /// Jobs that a transaction of ours is about: two batches never hold the same one.
     in_flight: Mutex<HashSet<JobId>>,
     report: Mutex<KeeperReport>,
@@ -60,7 +69,22 @@ enum Performed {
 impl KeeperHandler {
     /// `lane` is the keeper account's lane for ordinary transactions.
     pub fn new(deployment: Deployment, lane: Arc<TxLane>) -> Self {
-        Self { deployment, lane, in_flight: Mutex::default(), report: Mutex::default() }
+        Self { deployment, lane, answers: None, in_flight: Mutex::default(), report: Mutex::default() }
+    }
+
+    /// Has it file response mismatches, with the answers that are kept there.
+    #[must_use]
+    pub fn with_answers(mut self, answers: Arc<dyn SignedAnswers>) -> Self {
+        self.answers = Some(answers);
+        self
+    }
+
+    pub(crate) fn answers(&self) -> Option<&dyn SignedAnswers> {
+        self.answers.as_deref()
+    }
+
+    pub(crate) const fn deployment(&self) -> &Deployment {
+        &self.deployment
     }
 
     /// What it came to so far.
@@ -71,6 +95,15 @@ impl KeeperHandler {
     async fn ask<C: SolCall>(&self, client: &dyn HostClient, call: C) -> Result<C::Return, LaneError> {
         let call = Call { to: self.deployment.job_registry, input: call.abi_encode().into() };
         decode::<C>(client.call(call, None).await?)
+    }
+
+    /// `withdraw`, while there is something to withdraw.
+    async fn withdraw(&self, client: &dyn HostClient) -> Result<Performed, LaneError> {
+        let call = JobRegistry::workerBalanceCall { worker: self.lane.account() };
+        if self.ask(client, call).await?.is_zero() {
+            return Ok(Performed::Moot);
+        }
+        self.send(WITHDRAW, JobRegistry::withdrawCall {}.abi_encode()).await.map(Performed::Now)
     }
 
     async fn perform(
@@ -112,7 +145,7 @@ impl KeeperHandler {
                 Duty::SettleStuck => JobRegistry::settleStuckJobCall { jobId: first.into() }.abi_encode(),
                 _ => JobRegistry::claimTimeoutCall { jobId: first.into() }.abi_encode(),
             };
-            match self.send(duty, input).await {
+            match self.send(duty.action(), input).await {
                 Ok(hash) => last = Performed::Now(hash),
                 // One job that cannot be released reverts its batch: halves until it is alone.
                 Err(LaneError::Reverted { .. }) if batch.len() > 1 => {
@@ -132,7 +165,7 @@ impl KeeperHandler {
             return Ok(Performed::Moot);
         }
         let input = JobRegistry::reassignSessionCall { sessionId: id.into() }.abi_encode();
-        self.send(Duty::Reassign, input).await.map(Performed::Now)
+        self.send(Duty::Reassign.action(), input).await.map(Performed::Now)
     }
 
     async fn is_eligible(
@@ -147,9 +180,9 @@ impl KeeperHandler {
     }
 
     /// Sends and accounts; a transaction that was included and reverted is an error like any other, but paid for.
-    async fn send(&self, duty: Duty, input: Vec<u8>) -> Result<B256, LaneError> {
+    pub(crate) async fn send(&self, action: &'static str, input: Vec<u8>) -> Result<B256, LaneError> {
         let sent = self.lane.send(TxSpec::call(self.deployment.job_registry, input.into())).await?;
-        self.account(duty, &sent);
+        self.account(action, &sent);
         if sent.receipt.success {
             return Ok(sent.hash);
         }
@@ -157,23 +190,23 @@ impl KeeperHandler {
         Err(LaneError::Reverted { reason, data: Default::default() })
     }
 
-    fn account(&self, duty: Duty, sent: &Sent) {
+    fn account(&self, action: &'static str, sent: &Sent) {
         let gas = sent.receipt.gas_used;
         let cost = U256::from(gas).saturating_mul(U256::from(sent.receipt.effective_gas_price));
         let mut report = self.report.lock();
         report.gas_used = report.gas_used.saturating_add(gas);
         report.cost = report.cost.saturating_add(cost);
-        metrics::counter!("lcai_keeper_gas_total", "action" => duty.action()).increment(gas);
+        metrics::counter!("lcai_keeper_gas_total", "action" => action).increment(gas);
         if sent.receipt.success {
             report.done += 1;
         } else {
             report.lost += 1;
             report.gas_lost = report.gas_lost.saturating_add(gas);
             report.cost_lost = report.cost_lost.saturating_add(cost);
-            metrics::counter!("lcai_keeper_gas_lost_total", "action" => duty.action()).increment(gas);
+            metrics::counter!("lcai_keeper_gas_lost_total", "action" => action).increment(gas);
             tracing::info!(
                 target: "lcai::keeper",
-                action = duty.action(),
+                action,
                 transaction = %sent.hash,
                 gas,
                 "somebody was quicker in the same block"
@@ -183,7 +216,7 @@ impl KeeperHandler {
     }
 }
 
-fn decode<C: SolCall>(output: alloy_primitives::Bytes) -> Result<C::Return, LaneError> {
+pub(crate) fn decode<C: SolCall>(output: alloy_primitives::Bytes) -> Result<C::Return, LaneError> {
     C::abi_decode_returns(&output).map_err(|e| {
         LaneError::Host(HostError::Malformed { method: C::SIGNATURE.into(), reason: e.to_string() })
     })
@@ -230,17 +263,42 @@ impl Drop for Reserved<'_> {
 #[async_trait]
 impl EffectHandler for KeeperHandler {
     async fn execute(&self, intent: &Intent, context: EffectContext) -> EffectOutcome {
+        if intent.action == mismatch::ACTION {
+            return self.compare(intent, &context).await;
+        }
         let abandon = |reason: String| EffectOutcome::Abandon { reason };
-        let Some(duty) = Duty::of_action(&intent.action) else {
-            return abandon(format!("{} is not a keeper duty", intent.action));
+        let client = context.client.as_ref();
+        let (action, performed) = if intent.action == WITHDRAW {
+            (WITHDRAW, self.withdraw(client).await)
+        } else {
+            let Some(duty) = Duty::of_action(&intent.action) else {
+                return abandon(format!("{} is not a keeper duty", intent.action));
+            };
+            let task: DutyTask = match postcard::from_bytes(&intent.payload) {
+                Ok(task) => task,
+                Err(e) => return abandon(format!("unreadable payload: {e}")),
+            };
+            (duty.action(), self.perform(duty, task, client).await)
         };
-        let task: DutyTask = match postcard::from_bytes(&intent.payload) {
-            Ok(task) => task,
-            Err(e) => return abandon(format!("unreadable payload: {e}")),
-        };
-        let (result, outcome) = match self.perform(duty, task, context.client.as_ref()).await {
+        let (result, outcome) = self.outcome(action, performed);
+        metrics::counter!("lcai_keeper_duties_total", "action" => action, "result" => result).increment(1);
+        outcome
+    }
+
+    fn concurrency(&self) -> usize {
+        4
+    }
+}
+
+impl KeeperHandler {
+    fn outcome(
+        &self,
+        action: &'static str,
+        performed: Result<Performed, LaneError>,
+    ) -> (&'static str, EffectOutcome) {
+        match performed {
             Ok(Performed::Now(hash)) => {
-                tracing::info!(target: "lcai::keeper", action = duty.action(), transaction = %hash, "keeper duty done");
+                tracing::info!(target: "lcai::keeper", action, transaction = %hash, "keeper duty done");
                 ("done", EffectOutcome::Done(hash.to_vec()))
             }
             Ok(Performed::Moot) => {
@@ -256,14 +314,7 @@ impl EffectHandler for KeeperHandler {
             }
             // Most often somebody was quicker, or the pending block's time is a second short. The core asks again for as
             // long as the chain shows the duty undone.
-            Err(error) => ("failed", abandon(error.to_string())),
-        };
-        metrics::counter!("lcai_keeper_duties_total", "action" => duty.action(), "result" => result)
-            .increment(1);
-        outcome
-    }
-
-    fn concurrency(&self) -> usize {
-        4
+            Err(error) => ("failed", EffectOutcome::Abandon { reason: error.to_string() }),
+        }
     }
 }

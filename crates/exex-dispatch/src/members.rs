@@ -229,8 +229,7 @@ mod tests {
             score,
             standing_bps: 10_000,
             open_jobs: 0,
-            max_jobs: Some(4),
-            last_heartbeat: Some(1),
+            heartbeat: Some(crate::tests::heartbeat_of(1, 4, 1)),
             why_not: score.is_multiple_of(5).then_some("draining".into()),
         }
     }

@@ -4,7 +4,9 @@ use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::{SolCall, SolEvent};
 use lcai_host::{Call, FeedBlock, FeedLog, ReadPlan};
 use lcai_primitives::{
-    contracts::{AIConfig, Deployment, JOB_EVENTS, JobRegistry, ReputationRegistry, WorkerRegistry},
+    contracts::{
+        AIConfig, Deployment, JOB_EVENTS, JobRegistry, ReputationRegistry, SessionManager, WorkerRegistry,
+    },
     ids::ModelId,
     params::ChainParams,
 };
@@ -59,6 +61,9 @@ impl ReadPlan for DispatchPlan {
         for job in touched.jobs {
             calls.push(job_call(&self.deployment, job));
         }
+        if let Some(manager) = self.deployment.session_manager {
+            calls.extend(touched.requests.iter().map(|request| request_call(manager, *request)));
+        }
         for user in touched.users {
             calls.push(nonce_call(&self.deployment, user));
         }
@@ -76,6 +81,8 @@ pub(crate) struct Touched {
     pub(crate) jobs: Vec<U256>,
     /// Owners of new sessions.
     pub(crate) users: BTreeSet<Address>,
+    /// Sortition requests.
+    pub(crate) requests: BTreeSet<U256>,
 }
 
 impl Touched {
@@ -90,6 +97,8 @@ impl Touched {
                 touched.models.extend(registry_model(log));
             } else if log.address == deployment.job_registry {
                 touched.job_registry(log);
+            } else if Some(log.address) == deployment.session_manager {
+                touched.requests.extend(request_id(log));
             } else if Some(log.address) == deployment.reputation_registry
                 && topic0(log) == Some(ReputationRegistry::ReputationUpdated::SIGNATURE_HASH)
             {
@@ -126,6 +135,19 @@ const SESSION_EVENTS: [B256; 5] = [
     JobRegistry::SessionReassigned::SIGNATURE_HASH,
     JobRegistry::SessionKeyUpdated::SIGNATURE_HASH,
 ];
+
+/// Events with a request's id as their first topic after which its record may differ.
+const REQUEST_EVENTS: [B256; 3] = [
+    SessionManager::SessionRequested::SIGNATURE_HASH,
+    SessionManager::SessionClaimed::SIGNATURE_HASH,
+    SessionManager::SessionReady::SIGNATURE_HASH,
+];
+
+/// The request that a log of SessionManager is about.
+pub(crate) fn request_id(log: &FeedLog) -> Option<U256> {
+    let (signature, id) = (topic0(log)?, log.topics.get(1)?);
+    REQUEST_EVENTS.contains(&signature).then(|| U256::from_be_bytes(id.0))
+}
 
 pub(crate) fn topic0(log: &FeedLog) -> Option<B256> {
     log.topics.first().copied()
@@ -206,6 +228,10 @@ pub(crate) fn worker_calls(deployment: &Deployment, worker: Address) -> Vec<Call
         calls.push(call(reputation, &ReputationRegistry::getScoreCall { worker }));
     }
     calls
+}
+
+pub(crate) fn request_call(manager: Address, request: U256) -> Call {
+    call(manager, &SessionManager::getRequestCall { reqId: request })
 }
 
 pub(crate) fn session_call(deployment: &Deployment, session: U256) -> Call {

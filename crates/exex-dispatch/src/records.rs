@@ -3,7 +3,8 @@
 use alloy_primitives::{Address, B256, Bytes, U256};
 use lcai_host::BlockRef;
 use lcai_primitives::{
-    contracts::{JobState, SessionStatus},
+    contracts::{JobState, RequestStatus, SessionStatus},
+    eip712::SignedHeartbeat,
     ids::{JobId, ModelId, SessionId, Subject},
 };
 use serde::{Deserialize, Serialize};
@@ -87,33 +88,27 @@ impl WorkerState {
     }
 }
 
-/// What a keeper account earned, wei, from `KeeperBountyPaid`.
+/// What a keeper account earned and withdrew, wei, from `KeeperBountyPaid` and `WorkerWithdrawal`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounties {
     /// For timeouts.
     pub timeouts: U256,
-    /// For releases.
+    /// For releases; JobRegistry keeps these until they are withdrawn.
     pub releases: U256,
+    /// What JobRegistry keeps of them.
+    pub kept: U256,
+    /// What the account has withdrawn from JobRegistry, whatever it was for.
+    pub withdrawn: U256,
 }
 
 /// A worker's newest heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerHealth {
-    /// When it was signed, unix seconds.
-    pub last_heartbeat: u64,
+    /// As the worker signed it.
+    pub heartbeat: SignedHeartbeat,
     /// The later of that and the block time at which it was journaled: what its age is counted from, so that everybody
     /// who has the journal comes to the same age.
     pub heard_at: u64,
-    /// Jobs it says it works on.
-    pub active_jobs: u32,
-    /// Jobs it is willing to work on at once.
-    pub max_jobs: u32,
-    /// It takes no new sessions.
-    pub draining: bool,
-    /// Its model backend answers.
-    pub inference_ready: bool,
-    /// Number of the heartbeat; grows.
-    pub sequence: u64,
 }
 
 /// A session.
@@ -125,6 +120,8 @@ pub struct Session {
     pub model_id: ModelId,
     /// The worker that serves it.
     pub worker: Address,
+    /// The worker it was created with.
+    pub first_worker: Address,
     /// Active, reassigning, closed.
     pub status: SessionStatus,
     /// Its jobs, oldest first.
@@ -139,6 +136,35 @@ pub struct Session {
     pub reassign_count: u64,
     /// The session nonce of its owner that `createSession` spent; `None` for one that came by sortition.
     pub nonce: Option<U256>,
+}
+
+/// A session that was asked for by sortition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRequest {
+    /// Who gets the session.
+    pub user: Address,
+    /// The model.
+    pub model_id: ModelId,
+    /// Block of the request; the hash of the next one orders the workers.
+    pub request_block: u64,
+    /// Unix seconds until which it can be claimed and given its keys.
+    pub expiry: u64,
+    /// Open, claimed, ready; see [`Self::status_at`].
+    pub status: RequestStatus,
+    /// Who claimed it.
+    pub worker: Option<Address>,
+    /// What came of it.
+    pub session: Option<SessionId>,
+    /// `requestSession`.
+    pub transaction: B256,
+}
+
+impl SessionRequest {
+    /// As `SessionManager.getRequest` has it at a time, unix seconds.
+    pub fn status_at(&self, now: u64) -> RequestStatus {
+        let waits = matches!(self.status, RequestStatus::Open | RequestStatus::Claimed);
+        if waits && now > self.expiry { RequestStatus::Expired } else { self.status }
+    }
 }
 
 /// A job.

@@ -14,7 +14,7 @@ use alloy_sol_types::{Eip712Domain, SolCall};
 use lcai_host::{BlockRef, Call, ExtensionHandle, HostClient, HostError, JournalError, Records};
 use lcai_primitives::{
     contracts::{Deployment, JobRegistry, WorkerRegistry},
-    eip712::{self, Heartbeat, HeartbeatStatus, SessionAuthorization},
+    eip712::{self, Heartbeat, SessionAuthorization},
     ids::{ModelId, SessionId},
 };
 use parking_lot::Mutex;
@@ -35,7 +35,7 @@ pub const WRAPPED_KEY_LEN: usize = 125;
 const MAX_OFFERS: usize = 65_536;
 
 /// A heartbeat may be this many seconds from the node's clock.
-const HEARTBEAT_SKEW_SECONDS: u64 = 60;
+pub const HEARTBEAT_SKEW_SECONDS: u64 = 60;
 
 /// What the service is told once and for all.
 #[derive(Debug, Clone)]
@@ -142,8 +142,11 @@ struct KeptDraw {
 }
 
 /// Prefixes of the journal's keys; pins have none.
-const DRAW: &[u8] = b"draw";
-const SNAPSHOT: &[u8] = b"snap";
+const DRAW: &[u8] = b"drw2";
+const SNAPSHOT: &[u8] = b"snp2";
+
+/// Those of the form before heartbeats were kept with their signatures: nobody can read it any more.
+const OLD_PREFIXES: [&[u8]; 2] = [b"draw", b"snap"];
 
 fn prefixed(prefix: &[u8], key: B256) -> Vec<u8> {
     [prefix, key.as_slice()].concat()
@@ -209,9 +212,9 @@ impl DispatchService {
         let now = self.snapshot(model)?;
         let key = pin_key(user, model, nonce);
         // The facts are those the pinned worker was drawn by, so that they repeat the draw.
-        let pinned = self.pinned(key).await?.filter(|pin| now.has_candidate(&pin.worker));
+        let pinned = self.pinned(key, &now).await?;
         let (worker, facts) = match pinned {
-            Some(pin) => (pin.worker, self.facts(key).await?.unwrap_or(now)),
+            Some(pin) => (pin.worker, self.facts(key, pin.worker).await?.unwrap_or(now)),
             None => {
                 let worker = drawn(&now, user, nonce)?;
                 self.remember_offer(key, worker, &now);
@@ -314,19 +317,14 @@ impl DispatchService {
         if !registered {
             return Err(DispatchError::Unauthorized(format!("{signer} is not a registered worker")));
         }
-        if known.is_some_and(|k| (heartbeat.sent_at, heartbeat.sequence) <= (k.last_heartbeat, k.sequence)) {
+        let known = known.map(|health| (health.heartbeat.sent_at, health.heartbeat.sequence));
+        if known.is_some_and(|known| (heartbeat.sent_at, heartbeat.sequence) <= known) {
             return Err(DispatchError::Stale("a newer heartbeat of this worker is known already".into()));
         }
-        let health = WorkerHealth {
-            last_heartbeat: heartbeat.sent_at,
-            // The core's to say: it knows the block time.
-            heard_at: heartbeat.sent_at,
-            active_jobs: heartbeat.active_jobs,
-            max_jobs: heartbeat.max_jobs,
-            draining: heartbeat.status == HeartbeatStatus::Draining,
-            inference_ready: heartbeat.inference_ready,
-            sequence: heartbeat.sequence,
-        };
+        // The time it was heard is the core's to say: it knows the block time.
+        let heard_at = heartbeat.sent_at;
+        let heartbeat = heartbeat.signed(Bytes::copy_from_slice(signature));
+        let health = WorkerHealth { heartbeat, heard_at };
         let input = postcard::to_stdvec(&(signer, health)).map_err(internal)?;
         self.core.input(input).await.map_err(internal)
     }
@@ -359,20 +357,27 @@ impl DispatchService {
     }
 
     /// What a pinned worker was drawn by.
-    async fn facts(&self, key: B256) -> Result<Option<Arc<Snapshot>>, DispatchError> {
-        let offered = self.offers.lock().get(&key).map(|offer| Arc::clone(&offer.snapshot));
+    async fn facts(&self, key: B256, worker: Address) -> Result<Option<Arc<Snapshot>>, DispatchError> {
+        let offered = {
+            let offers = self.offers.lock();
+            offers.get(&key).filter(|offer| offer.pin.worker == worker).map(|o| Arc::clone(&o.snapshot))
+        };
         if offered.is_some() {
             return Ok(offered);
         }
-        Ok(self.kept_draw(key).await?.map(|record| Arc::new(record.snapshot)))
+        Ok(self.kept_draw(draw_key(key, worker)).await?.map(|record| Arc::new(record.snapshot)))
     }
 
     /// The draw that a session of this node's dispatcher was authorized by; `None` for a session that came by sortition,
     /// from another dispatcher, or so long ago that its blobs are gone too.
     pub async fn draw_of(&self, session: SessionId) -> Result<Option<DrawRecord>, DispatchError> {
-        let known = self.core.read(|core| core.session(session).map(|s| (s.user, s.model_id, s.nonce)));
+        let known = self
+            .core
+            .read(|core| core.session(session).map(|s| (s.user, s.model_id, s.nonce, s.first_worker)));
         match known {
-            Some((user, model, Some(nonce))) => self.kept_draw(pin_key(user, model, nonce)).await,
+            Some((user, model, Some(nonce), worker)) => {
+                self.kept_draw(draw_key(pin_key(user, model, nonce), worker)).await
+            }
             _ => Ok(None),
         }
     }
@@ -418,17 +423,19 @@ impl DispatchService {
         )))
     }
 
-    /// What was drawn before for the same (user, model, nonce): a signed authorization's pin, or an offer.
-    async fn pinned(&self, key: B256) -> Result<Option<Pin>, DispatchError> {
+    /// What was drawn before for the same (user, model, nonce) and can still serve: a signed authorization's pin, or an
+    /// offer. One that drains or is full by now is drawn anew: it must not wait for sessions for ever.
+    async fn pinned(&self, key: B256, directory: &Snapshot) -> Result<Option<Pin>, DispatchError> {
         let now = self.now();
-        let durable = self.records(move |records| records.get(key.as_slice())).await?;
-        if let Some(bytes) = durable {
-            let pin: Pin = postcard::from_bytes(&bytes).map_err(internal)?;
-            if pin.expiry >= now {
-                return Ok(Some(pin));
-            }
+        let holds = |pin: &Pin| pin.expiry >= now && directory.has_candidate(&pin.worker);
+        // An offer is newer than a signed authorization, which takes it away.
+        let offered = self.offers.lock().get(&key).map(|offer| offer.pin).filter(holds);
+        if offered.is_some() {
+            return Ok(offered);
         }
-        Ok(self.offers.lock().get(&key).map(|offer| offer.pin).filter(|pin| pin.expiry >= now))
+        let durable = self.records(move |records| records.get(key.as_slice())).await?;
+        let pin = durable.map(|bytes| postcard::from_bytes::<Pin>(&bytes)).transpose().map_err(internal)?;
+        Ok(pin.filter(holds))
     }
 
     fn remember_offer(&self, key: B256, worker: Address, snapshot: &Arc<Snapshot>) {
@@ -448,12 +455,10 @@ impl DispatchService {
     async fn pin(&self, fields: &AuthorizationFields) -> Result<u64, DispatchError> {
         let _one_at_a_time = self.signing.lock().await;
         let key = pin_key(fields.user, fields.model_id, fields.nonce);
-        let (allowed, facts) = match self.pinned(key).await? {
-            Some(pin) => (pin.worker, self.facts(key).await?),
-            None => {
-                let snapshot = self.snapshot(fields.model_id)?;
-                (drawn(&snapshot, fields.user, fields.nonce)?, Some(snapshot))
-            }
+        let now = self.snapshot(fields.model_id)?;
+        let (allowed, facts) = match self.pinned(key, &now).await? {
+            Some(pin) => (pin.worker, self.facts(key, pin.worker).await?),
+            None => (drawn(&now, fields.user, fields.nonce)?, Some(now)),
         };
         if allowed != fields.worker {
             return Err(DispatchError::Refused(format!(
@@ -468,9 +473,10 @@ impl DispatchService {
             Some(snapshot) => Some(self.keep_facts(fields, &snapshot).await?),
             None => None,
         };
+        let kept = draw_key(key, fields.worker);
         self.records(move |records| {
             if let Some(draw) = draw {
-                records.put(&prefixed(DRAW, key), &draw)?;
+                records.put(&prefixed(DRAW, kept), &draw)?;
             }
             records.put(key.as_slice(), &pin)
         })
@@ -524,6 +530,12 @@ impl DispatchService {
                     records.remove(&key)?;
                 }
             }
+            for old in OLD_PREFIXES {
+                for (key, _) in records.scan(old)?.into_iter().filter(|(key, _)| key.len() == old.len() + 32)
+                {
+                    records.remove(&key)?;
+                }
+            }
             for (key, bytes) in records.scan(&[])? {
                 let pin =
                     key.len() == 32 && postcard::from_bytes::<Pin>(&bytes).is_ok_and(|pin| pin.expiry < now);
@@ -540,6 +552,8 @@ impl DispatchService {
             .set(f64::from(bounties.timeouts));
         metrics::gauge!("lcai_keeper_bounties_wei", "duty" => "releaseJobs")
             .set(f64::from(bounties.releases));
+        metrics::gauge!("lcai_keeper_bounties_kept_wei").set(f64::from(bounties.kept));
+        metrics::gauge!("lcai_keeper_withdrawn_wei").set(f64::from(bounties.withdrawn));
         Ok(())
     }
 
@@ -586,6 +600,11 @@ fn pin_key(user: Address, model: ModelId, nonce: U256) -> B256 {
     bytes[20..52].copy_from_slice(model.0.as_slice());
     bytes[52..].copy_from_slice(&nonce.to_be_bytes::<32>());
     keccak256(bytes)
+}
+
+/// Two workers may be authorized for one pin's key, where the first one stopped being able to serve.
+fn draw_key(pin: B256, worker: Address) -> B256 {
+    keccak256([pin.as_slice(), worker.as_slice()].concat())
 }
 
 fn internal(error: impl std::fmt::Display) -> DispatchError {

@@ -9,7 +9,7 @@ use crate::{
 };
 use alloy_primitives::{Address, B256, U256, keccak256};
 use lcai_host::BlockRef;
-use lcai_primitives::{draw, ids::ModelId};
+use lcai_primitives::{draw, eip712::SignedHeartbeat, ids::ModelId};
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, sync::OnceLock};
 
@@ -29,10 +29,8 @@ pub struct DrawnWorker {
     pub standing_bps: u32,
     /// Its open jobs.
     pub open_jobs: u64,
-    /// Jobs it wants to have at once, from its newest heartbeat.
-    pub max_jobs: Option<u32>,
-    /// When it signed that heartbeat, unix seconds.
-    pub last_heartbeat: Option<u64>,
+    /// Its newest heartbeat, under its own signature.
+    pub heartbeat: Option<SignedHeartbeat>,
     /// Why it was no candidate; `None` for a candidate.
     pub why_not: Option<Cow<'static, str>>,
 }
@@ -55,8 +53,7 @@ impl DrawnWorker {
             score: worker.reputation,
             standing_bps: worker.standing_bps,
             open_jobs: worker.open_jobs,
-            max_jobs: health.map(|h| h.max_jobs),
-            last_heartbeat: health.map(|h| h.last_heartbeat),
+            heartbeat: health.map(|h| h.heartbeat.clone()),
             why_not: why_not.map(Cow::Borrowed),
         }
     }
@@ -225,8 +222,7 @@ mod tests {
                 score,
                 standing_bps,
                 open_jobs: 0,
-                max_jobs: Some(4),
-                last_heartbeat: Some(1),
+                heartbeat: Some(crate::tests::heartbeat_of(1, 4, 1)),
                 why_not: out.then_some(Cow::Borrowed("draining")),
             },
         )

@@ -9,6 +9,7 @@ use lcai_host::{
 };
 use lcai_primitives::{
     contracts::{AIConfig, Deployment, Job, JobRegistry, JobState, Session, SessionStatus, WorkerRegistry},
+    eip712::SignedHeartbeat,
     ids::{JobId, ModelId, SessionId},
 };
 use proptest::prelude::*;
@@ -275,6 +276,19 @@ fn config(input: &[u8]) -> Vec<u8> {
     }
 }
 
+/// A heartbeat of a worker that takes sessions; the core leaves signatures to the service.
+pub(crate) fn heartbeat_of(sent_at: u64, max_jobs: u32, sequence: u64) -> SignedHeartbeat {
+    SignedHeartbeat {
+        sent_at,
+        active_jobs: 0,
+        max_jobs,
+        models_hash: B256::ZERO,
+        status: 0,
+        sequence,
+        signature: Bytes::from_static(&[7; 65]),
+    }
+}
+
 pub(crate) fn core() -> DispatchCore {
     DispatchCore::new(DispatchConfig::new(deployment(), vec![model()]))
 }
@@ -351,6 +365,36 @@ fn registering_anew_forgets_the_models_of_before() {
 }
 
 #[test]
+fn leaving_and_coming_back_does_not_wash_the_standing() {
+    let (mut world, mut core) = (World::new(), core());
+    world.register(1, 100);
+    let session = world.open(1);
+    let job = world.submit(session);
+    apply(&mut core, &world.block(1));
+    world.step(job, JobState::TimedOut);
+    apply(&mut core, &world.block(1));
+    let standing = |core: &DispatchCore| core.worker(&worker(1)).map(|w| w.standing_bps);
+    let bad = standing(&core).unwrap();
+    assert!(bad < crate::standing::FULL_STANDING);
+    let leave = |world: &mut World| {
+        world.stakes.remove(&worker(1));
+        world.emit(REGISTRY, &WorkerRegistry::WorkerDeregistered { worker: worker(1) });
+    };
+    leave(&mut world);
+    apply(&mut core, &world.block(1));
+    assert_eq!(standing(&core), None);
+    world.register(1, 100);
+    apply(&mut core, &world.block(1));
+    assert_eq!(standing(&core), Some(bad));
+    // And leaving twice is no way either.
+    leave(&mut world);
+    apply(&mut core, &world.block(1));
+    world.register(1, 100);
+    apply(&mut core, &world.block(1));
+    assert_eq!(standing(&core), Some(bad));
+}
+
+#[test]
 fn open_jobs_are_counted_from_events_and_bound_by_both_limits() {
     let (mut world, mut core) = (World::new(), core());
     world.register(1, 100);
@@ -361,15 +405,7 @@ fn open_jobs_are_counted_from_events_and_bound_by_both_limits() {
     assert_eq!(core.worker(&worker(1)).unwrap().open_jobs, 2);
     assert_eq!(core.free_slots(&worker(1), 1_000), None, "no heartbeat, no knowledge");
 
-    let health = WorkerHealth {
-        last_heartbeat: 1_000,
-        heard_at: 0,
-        active_jobs: 0,
-        max_jobs: 8,
-        draining: false,
-        inference_ready: true,
-        sequence: 1,
-    };
+    let health = WorkerHealth { heartbeat: heartbeat_of(1_000, 8, 1), heard_at: 0 };
     let at = core.job(JobId(first)).unwrap().submitted_in;
     let input = postcard::to_stdvec(&(worker(1), health)).unwrap();
     core.input(at, &input, &mut Effects::default()).unwrap();
@@ -436,6 +472,36 @@ fn a_completed_job_is_released_after_window_and_grace() {
 }
 
 #[test]
+fn a_completion_is_compared_with_the_signed_answer_once_it_is_safe() {
+    let (mut world, mut core) = (World::new(), core());
+    let mut watching = DispatchCore::new(DispatchConfig {
+        keeper: false,
+        ..DispatchConfig::new(deployment(), vec![model()])
+    });
+    world.register(1, 100);
+    let session = world.open(1);
+    let job = world.submit(session);
+    world.step(job, JobState::Acknowledged);
+    world.step(job, JobState::Completed);
+    let block = world.block(1);
+    let (_, intents) = apply(&mut core, &block);
+    assert_eq!(actions(&intents), [crate::mismatch::ACTION]);
+    assert_eq!(intents[0].depth, EffectDepth::Safe);
+    let known = core.job(JobId(job)).unwrap();
+    assert_eq!(
+        intents[0].subject,
+        known.subject.id(),
+        "the signature does not cover the prompt, the subject does"
+    );
+    let completion: crate::mismatch::Completion = postcard::from_bytes(&intents[0].payload).unwrap();
+    assert_eq!(completion.prompt_blob_hash, known.prompt_blob_hash);
+    assert_eq!(Some(completion.committed), known.response_ciphertext_hash);
+    assert!(apply(&mut watching, &block).1.is_empty(), "only a keeper files");
+    world.step(job, JobState::Released);
+    assert!(apply(&mut core, &world.block(1)).1.is_empty(), "once");
+}
+
+#[test]
 fn releases_that_fall_due_together_are_asked_for_together() {
     let (mut world, mut core) = (World::new(), core());
     world.register(1, 100);
@@ -450,6 +516,43 @@ fn releases_that_fall_due_together_are_asked_for_together() {
     assert_eq!(actions(&intents), ["releaseJobs"]);
     let task: crate::core::DutyTask = postcard::from_bytes(&intents[0].payload).unwrap();
     assert_eq!(task, crate::core::DutyTask::Jobs(jobs.into_iter().map(JobId).collect()));
+}
+
+#[test]
+fn bounties_are_withdrawn_once_they_are_worth_it_and_asked_for_until_they_are() {
+    let keeper = Address::repeat_byte(0x77);
+    let config = DispatchConfig {
+        keeper_account: Some(keeper),
+        withdraw_bounties_at: U256::from(100),
+        ..DispatchConfig::new(deployment(), vec![model()])
+    };
+    let (mut world, mut core) = (World::new(), DispatchCore::new(config));
+    let pay = |world: &mut World, account: Address, kind: u8, amount: u64| {
+        let (job_id, amount) = (U256::from(1), U256::from(amount));
+        world.emit(JOBS, &JobRegistry::KeeperBountyPaid { jobId: job_id, keeper: account, kind, amount });
+    };
+    pay(&mut world, keeper, 1, 60);
+    // Paid at once, and somebody else's.
+    pay(&mut world, keeper, 0, 500);
+    pay(&mut world, Address::ZERO, 1, 500);
+    assert!(apply(&mut core, &world.block(1)).1.is_empty(), "60 of 100");
+    pay(&mut world, keeper, 1, 40);
+    let (_, intents) = apply(&mut core, &world.block(10));
+    assert_eq!(actions(&intents), ["withdraw"]);
+    let first = intents[0].subject;
+    assert!(apply(&mut core, &world.block(30)).1.is_empty(), "asked for a moment ago");
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert_eq!((actions(&intents), intents[0].subject), (vec!["withdraw"], first), "still there");
+
+    let amount = U256::from(100);
+    world.emit(JOBS, &JobRegistry::WorkerWithdrawal { worker: keeper, amount });
+    assert!(apply(&mut core, &world.block(60)).1.is_empty());
+    let bounties = core.bounties();
+    assert_eq!((bounties.kept, bounties.withdrawn), (U256::ZERO, amount));
+    assert_eq!((bounties.timeouts, bounties.releases), (U256::from(500), amount));
+    pay(&mut world, keeper, 1, 100);
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert_ne!(intents[0].subject, first, "another withdrawal");
 }
 
 #[test]
@@ -690,15 +793,9 @@ proptest! {
 
 /// A heartbeat that says something else each time.
 fn heartbeat(core: &mut DispatchCore, at: &FeedBlock, n: u8, sequence: u64) {
-    let health = WorkerHealth {
-        last_heartbeat: at.timestamp - sequence % 2,
-        heard_at: 0,
-        active_jobs: 0,
-        max_jobs: 1 + (sequence % 3) as u32,
-        draining: sequence.is_multiple_of(5),
-        inference_ready: !sequence.is_multiple_of(7),
-        sequence,
-    };
+    let heartbeat = heartbeat_of(at.timestamp - sequence % 2, 1 + (sequence % 3) as u32, sequence);
+    let status = u8::from(sequence.is_multiple_of(5)) | (u8::from(sequence.is_multiple_of(7)) << 1);
+    let health = WorkerHealth { heartbeat: SignedHeartbeat { status, ..heartbeat }, heard_at: 0 };
     let input = postcard::to_stdvec(&(worker(n), health)).unwrap();
     core.input(at.block_ref(), &input, &mut Effects::default()).unwrap();
 }

@@ -136,13 +136,8 @@ impl Node {
             keeper_account: config.keeper.as_ref().map(PrivateKeySigner::address),
             ..DispatchConfig::new(config.deployment, known_models)
         };
-        let keeper = config.keeper.clone().map(|signer| {
-            let lane = Arc::new(TxLane::new(client.clone(), signer));
-            Arc::new(KeeperHandler::new(config.deployment, lane)) as Arc<dyn EffectHandler>
-        });
         let core = DispatchCore::new(dispatch_config);
-        let dispatch =
-            start_extension(&supervisor, &journal, &feed, client.clone(), core, keeper, "dispatch")?;
+        let dispatch = start_extension(&supervisor, &journal, &feed, client.clone(), core, None, "dispatch")?;
 
         let blobs = Arc::new(BlobStore::open(&config.data_dir.join("blobs.redb"), BLOB_STORE_BYTES)?);
         let retention = {
@@ -198,6 +193,12 @@ impl Node {
             extensions.push(Arc::new(disputer.core.clone()));
         }
         let Rpc { relay, module, mut operator } = start_rpc(&config, &supervisor, parts, extensions)?;
+        // The keeper's effects wait in the journal until here: it files what the relay keeps.
+        if let Some(signer) = config.keeper.clone() {
+            let lane = Arc::new(TxLane::new(client.clone(), signer));
+            let handler = KeeperHandler::new(config.deployment, lane).with_answers(relay.clone());
+            start_effects(&supervisor, &dispatch, Arc::new(handler), client.clone(), "dispatch");
+        }
         operator.merge(readout::module(disputer.clone()))?;
         Ok(Self { supervisor, relay, dispatch, disputer, journal, client, module, operator, feed })
     }
@@ -397,11 +398,22 @@ fn start_extension<E: Extension>(
         async move { Ok(runner.run(token).await?) }
     });
     if let Some(handler) = handler {
-        let executor = Arc::new(EffectExecutor::new(handle.effects(), handler, client));
-        supervisor.spawn(task, RestartPolicy::default(), move |token| {
-            let executor = executor.clone();
-            async move { Ok(executor.run(token).await?) }
-        });
+        start_effects(supervisor, &handle, handler, client, task);
     }
     Ok(handle)
+}
+
+/// Starts the execution of an extension's effects.
+fn start_effects<E: Extension>(
+    supervisor: &Supervisor,
+    handle: &ExtensionHandle<E>,
+    handler: Arc<dyn EffectHandler>,
+    client: Arc<dyn HostClient>,
+    task: &'static str,
+) {
+    let executor = Arc::new(EffectExecutor::new(handle.effects(), handler, client));
+    supervisor.spawn(task, RestartPolicy::default(), move |token| {
+        let executor = executor.clone();
+        async move { Ok(executor.run(token).await?) }
+    });
 }

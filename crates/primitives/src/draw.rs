@@ -120,8 +120,14 @@ pub struct Sortition {
 
 impl Sortition {
     /// The first block that may include the worker's claim (`SessionManager._passes`): two after the request at the
-    /// soonest, the end of the window at the latest.
-    pub fn first_block(&self, candidate: &Candidate) -> u64 {
+    /// soonest, the end of the window at the latest. `weight_since` is the last block in which the worker did something
+    /// that may raise its weight (`WorkerRegistry.getWeightSince`): from the request's block on, it could have known the
+    /// seed, so it has no ticket.
+    pub fn first_block(&self, candidate: &Candidate, weight_since: u64) -> u64 {
+        let first = self.request_block.saturating_add(2);
+        if weight_since >= self.request_block {
+            return first.saturating_add(self.window);
+        }
         let ticket = sortition_ticket(self.seed, self.request, candidate.worker);
         let ticket = ticket.saturating_mul(self.total_stake.saturating_mul(U256::from(NEUTRAL_SCORE)));
         let passes = |elapsed: u64| {
@@ -130,7 +136,7 @@ impl Sortition {
             ticket <= candidate.weight() << shift
         };
         let elapsed = (0..self.window).find(|elapsed| passes(*elapsed)).unwrap_or(self.window);
-        self.request_block.saturating_add(2).saturating_add(elapsed)
+        first.saturating_add(elapsed)
     }
 }
 
@@ -261,7 +267,8 @@ mod tests {
                 window: 64,
                 total_stake: U256::from(4_000),
             };
-            let blocks = [sortition.first_block(&small), sortition.first_block(&large)];
+            let blocks = [sortition.first_block(&small, 99), sortition.first_block(&large, 99)];
+            assert_eq!(sortition.first_block(&large, 100), 166, "its weight may follow the seed");
             assert!(blocks.iter().all(|block| (102..=166).contains(block)));
             let ticket = |c: &Candidate| sortition_ticket(seed, U256::from(n), c.worker).to::<u64>() as f64;
             let arrival = [ticket(&small) / 1_000.0, ticket(&large) / 3_000.0];

@@ -1,7 +1,7 @@
 //! Typed data (EIP-712) under the domain "LightChain JobRegistry".
 
 use crate::ids::{ModelId, SessionId};
-use alloy_primitives::{Address, B256, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::{Eip712Domain, SolStruct, eip712_domain, sol};
 use serde::{Deserialize, Serialize};
 
@@ -217,16 +217,65 @@ impl Heartbeat {
 
     /// The hash the worker signs.
     pub fn signing_hash(&self, domain: &Eip712Domain) -> B256 {
+        self.signed(Bytes::new()).signing_hash(self.worker, domain)
+    }
+
+    /// What is signed of it, with the signature over it.
+    pub fn signed(&self, signature: Bytes) -> SignedHeartbeat {
+        SignedHeartbeat {
+            sent_at: self.sent_at,
+            active_jobs: self.active_jobs,
+            max_jobs: self.max_jobs,
+            models_hash: self.models_hash(),
+            status: self.status_byte(),
+            sequence: self.sequence,
+            signature,
+        }
+    }
+}
+
+/// What is signed of a [`Heartbeat`], with the signature: anybody can tell which worker said it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedHeartbeat {
+    /// Unix seconds by the worker's clock.
+    pub sent_at: u64,
+    /// Jobs in work.
+    pub active_jobs: u32,
+    /// Jobs it takes at once.
+    pub max_jobs: u32,
+    /// [`Heartbeat::models_hash`].
+    pub models_hash: B256,
+    /// [`Heartbeat::status_byte`].
+    pub status: u8,
+    /// Its number.
+    pub sequence: u64,
+    /// 65 bytes r ‖ s ‖ v.
+    pub signature: Bytes,
+}
+
+impl SignedHeartbeat {
+    /// The hash the worker signs.
+    pub fn signing_hash(&self, worker: Address, domain: &Eip712Domain) -> B256 {
         let typed = typed::Heartbeat {
-            worker: self.worker,
+            worker,
             sentAt: self.sent_at,
             activeJobs: self.active_jobs,
             maxJobs: self.max_jobs,
-            modelsHash: self.models_hash(),
-            status: self.status_byte(),
+            modelsHash: self.models_hash,
+            status: self.status,
             sequence: self.sequence,
         };
         signing_hash(&typed, domain)
+    }
+
+    /// Whether it takes no new sessions.
+    pub const fn is_draining(&self) -> bool {
+        self.status & HeartbeatStatus::Draining as u8 != 0
+    }
+
+    /// Whether its model backend answers.
+    pub const fn is_ready(&self) -> bool {
+        self.status & STATUS_NOT_READY == 0
     }
 }
 

@@ -5,7 +5,7 @@ use crate::types::{
     AccountChange, AuthorizationRequest, BlobQuota, BlockHint, CallerProof, Challenge, DisputeEvidence,
     DrawReport, FrameReceipt, Health, JobInfo, JobReceipt, Login, ModelInfo, NetworkChange, NetworkInfo,
     PublishedBlob, ReassignmentOffer, ReassignmentRequest, SessionAuthorizationGrant, SessionInfo,
-    SessionOffer, Versions, WorkChange, WorkerInfo,
+    SessionOffer, SessionRequestInfo, Versions, WorkChange, WorkerInfo,
 };
 use alloy_primitives::{Address, B256, Bytes};
 use jsonrpsee::{
@@ -118,6 +118,11 @@ pub trait LcaiApi {
     /// dispatcher did not authorize, or longer ago than blobs are kept.
     #[method(name = "getDraw")]
     async fn get_draw(&self, session: SessionId) -> RpcResult<Option<DrawReport>>;
+
+    /// A session that was asked for by sortition, by the request's number; `null` when the chain has none, or it expired
+    /// longer ago than blobs are kept.
+    #[method(name = "getSessionRequest")]
+    async fn get_session_request(&self, request: Quantity) -> RpcResult<Option<SessionRequestInfo>>;
 
     /// A job; `null` when the chain has none.
     #[method(name = "getJob")]

@@ -5,20 +5,21 @@ use crate::{
     error::LcaiError,
     session_view::{JobView, SessionParties, SessionView},
     types::{
-        AuthorizationRequest, BlockId, DrawCandidate, DrawFacts, DrawReport, DrawnWorkerInfo, JobInfo,
-        JobTransactions, ModelInfo, ModelSpeed, ReassignmentOffer, ReassignmentRequest,
-        SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
+        AuthorizationRequest, BlockId, DrawCandidate, DrawFacts, DrawReport, DrawnWorkerInfo, HeartbeatProof,
+        JobInfo, JobTransactions, KeeperEarnings, ModelInfo, ModelSpeed, ReassignmentOffer,
+        ReassignmentRequest, SessionAuthorizationGrant, SessionInfo, SessionOffer, SessionRequestInfo,
+        WorkerInfo,
     },
 };
 use alloy_primitives::Address;
 use async_trait::async_trait;
 use lcai_exex_dispatch::{
     AuthorizationFields, DispatchCore, DispatchError, DispatchService, DrawRecord, Job, Offer, Session,
-    WorkerState,
+    SessionRequest, WorkerState,
 };
 use lcai_host::{BlockRef, ExtensionHandle};
 use lcai_primitives::{
-    contracts::{JobState, SessionStatus},
+    contracts::{JobState, RequestStatus, SessionStatus},
     eip712::Heartbeat,
     ids::{JobId, ModelId, SessionId, Subject},
     params::ChainParams,
@@ -44,10 +45,22 @@ pub trait Directory: SessionView {
     fn sessions_of(&self, account: Address, before: Option<SessionId>, limit: usize) -> Vec<SessionInfo>;
     /// An account's jobs below an id, newest first.
     fn jobs_of(&self, account: Address, before: Option<JobId>, limit: usize) -> Vec<JobInfo>;
+    /// A sortition request.
+    fn session_request(&self, _id: u64) -> Option<SessionRequestInfo> {
+        None
+    }
+    /// An account's newest sortition requests, newest first.
+    fn requests_of(&self, _account: Address, _limit: usize) -> Vec<SessionRequestInfo> {
+        Vec::new()
+    }
     /// A worker's submitted and acknowledged jobs, newest first.
     fn open_jobs_of(&self, worker: Address, limit: usize) -> Vec<JobInfo>;
     /// The newest block that everything here reflects, as it changes.
     fn head(&self) -> watch::Receiver<Option<BlockRef>>;
+    /// What this node's keeper has earned; `None` where it is no keeper.
+    fn keeper(&self) -> Option<KeeperEarnings> {
+        None
+    }
     /// Whether this node has the dispatcher's key.
     fn can_authorize(&self) -> bool;
     /// Draws a worker.
@@ -172,6 +185,19 @@ impl Directory for DispatchDirectory {
         self.core.read(|core| core.params().cloned())
     }
 
+    fn keeper(&self) -> Option<KeeperEarnings> {
+        self.core.read(|core| {
+            let bounties = core.bounties();
+            core.is_keeper().then(|| KeeperEarnings {
+                timeouts: bounties.timeouts,
+                releases: bounties.releases,
+                kept: bounties.kept,
+                withdrawn: bounties.withdrawn,
+                planned: core.planned_duties() as u64,
+            })
+        })
+    }
+
     fn models(&self) -> Vec<ModelInfo> {
         self.core.read(|core| {
             // As draws judge it.
@@ -206,7 +232,7 @@ impl Directory for DispatchDirectory {
                     models: worker.models.iter().copied().filter(|id| core.is_eligible(worker, id)).collect(),
                     open_jobs: worker.open_jobs,
                     free_slots: core.free_slots(address, now),
-                    last_heartbeat: core.health_of(address).map(|h| h.last_heartbeat),
+                    last_heartbeat: core.health_of(address).map(|h| h.heartbeat.sent_at),
                     suspended_until: worker.suspended_until,
                     state: core.state_of(address).map_or("stale", WorkerState::name).to_owned(),
                     standing_bps: worker.standing_bps,
@@ -249,6 +275,17 @@ impl Directory for DispatchDirectory {
                 _ => Indexed::Gone,
             },
         )
+    }
+
+    fn session_request(&self, id: u64) -> Option<SessionRequestInfo> {
+        self.core.read(|core| core.request(id).map(|request| request_info(core, id, request)))
+    }
+
+    fn requests_of(&self, account: Address, limit: usize) -> Vec<SessionRequestInfo> {
+        self.core.read(|core| {
+            let newest = core.requests_of(account).rev().take(limit);
+            newest.map(|(id, request)| request_info(core, id, request)).collect()
+        })
     }
 
     fn open_jobs_of(&self, worker: Address, limit: usize) -> Vec<JobInfo> {
@@ -374,6 +411,26 @@ fn offer(offer: Offer) -> SessionOffer {
     }
 }
 
+fn request_info(core: &DispatchCore, id: u64, request: &SessionRequest) -> SessionRequestInfo {
+    let status = match request.status_at(core.block_time()) {
+        RequestStatus::Open => "open",
+        RequestStatus::Claimed => "claimed",
+        RequestStatus::Ready => "ready",
+        RequestStatus::Expired => "expired",
+    };
+    SessionRequestInfo {
+        id,
+        user: request.user,
+        model_id: request.model_id,
+        request_block: request.request_block,
+        expiry: request.expiry,
+        status: status.to_owned(),
+        worker: request.worker,
+        session_id: request.session,
+        transaction: request.transaction,
+    }
+}
+
 fn draw_report(session_id: SessionId, record: DrawRecord) -> DrawReport {
     let DrawRecord { user, nonce, worker, snapshot } = record;
     let workers = snapshot.workers.iter().map(|w| DrawnWorkerInfo {
@@ -383,8 +440,7 @@ fn draw_report(session_id: SessionId, record: DrawRecord) -> DrawReport {
         standing_bps: w.standing_bps,
         reputation: w.reputation(),
         open_jobs: w.open_jobs,
-        max_jobs: w.max_jobs,
-        last_heartbeat: w.last_heartbeat,
+        heartbeat: w.heartbeat.as_ref().map(HeartbeatProof::from),
         why_not: w.why_not.as_deref().map(str::to_owned),
     });
     DrawReport {

@@ -36,6 +36,7 @@ mod relay;
 mod serve;
 mod server;
 mod session_view;
+mod signed_answers;
 mod store;
 mod streams;
 #[cfg(test)]

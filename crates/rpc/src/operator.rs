@@ -2,6 +2,7 @@
 //! reaches ([`crate::serve_operator`], or the authenticated server of the execution client).
 
 use crate::{
+    directory::Directory,
     openrpc,
     relay::Relay,
     server::ExtensionStatus,
@@ -19,7 +20,7 @@ use std::{fmt, sync::Arc};
 /// `lcaiOperator_*`, but for what [`LcaiDrillApi`] and [`LcaiDisputerApi`] have. Requests without the server's bearer token get HTTP status 401.
 #[rpc(server, client, namespace = "lcaiOperator")]
 pub trait LcaiOperatorApi {
-    /// What the relay counted since start, and how far each extension is.
+    /// What the relay counted since start, how far each extension is, and what the keeper has earned.
     #[method(name = "status")]
     async fn status(&self) -> RpcResult<OperatorStatus>;
 
@@ -80,6 +81,7 @@ pub struct LcaiOperator {
     relay: Arc<Relay>,
     tokens: Arc<TokenIssuer>,
     extensions: Vec<Arc<dyn ExtensionStatus>>,
+    directory: Arc<dyn Directory>,
 }
 
 impl fmt::Debug for LcaiOperator {
@@ -93,8 +95,9 @@ impl LcaiOperator {
         relay: Arc<Relay>,
         tokens: Arc<TokenIssuer>,
         extensions: Vec<Arc<dyn ExtensionStatus>>,
+        directory: Arc<dyn Directory>,
     ) -> Self {
-        Self { relay, tokens, extensions }
+        Self { relay, tokens, extensions, directory }
     }
 }
 
@@ -112,7 +115,7 @@ impl LcaiOperatorApiServer for LcaiOperator {
             readers: stats.readers,
             sessions_read: self.relay.sessions_read() as u64,
         };
-        Ok(OperatorStatus { relay, extensions })
+        Ok(OperatorStatus { relay, extensions, keeper: self.directory.keeper() })
     }
 
     async fn end_logins(&self) -> RpcResult<Quantity> {

@@ -16,7 +16,7 @@ use crate::{
         AuthorizationRequest, BlobQuota, BlockHint, BlockId, CallerProof, Challenge, DisputeEvidence,
         DrawReport, ExtensionHealth, FrameReceipt, Health, JobInfo, JobReceipt, Login, ModelInfo,
         NetworkInfo, PublishedBlob, ReassignmentOffer, ReassignmentRequest, SessionAuthorizationGrant,
-        SessionInfo, SessionOffer, Versions, WorkerInfo,
+        SessionInfo, SessionOffer, SessionRequestInfo, Versions, WorkerInfo,
     },
     unix_now,
     watch::{AccountWatch, NetworkWatch, WorkWatch},
@@ -160,7 +160,8 @@ impl LcaiRpc {
     /// The methods for the operator alone, to be served where only the operator comes.
     pub fn operator(&self) -> LcaiOperator {
         let (relay, tokens) = (Arc::clone(&self.parts.relay), Arc::clone(&self.parts.tokens));
-        LcaiOperator::new(relay, tokens, self.parts.extensions.clone())
+        let directory = Arc::clone(&self.parts.directory);
+        LcaiOperator::new(relay, tokens, self.parts.extensions.clone(), directory)
     }
 
     /// The account of a token, within its rate, and when the token's subscriptions end.
@@ -421,6 +422,10 @@ impl LcaiApiServer for LcaiRpc {
 
     async fn get_draw(&self, session: SessionId) -> RpcResult<Option<DrawReport>> {
         Ok(self.parts.directory.draw_of(session).await?)
+    }
+
+    async fn get_session_request(&self, request: Quantity) -> RpcResult<Option<SessionRequestInfo>> {
+        Ok(self.parts.directory.session_request(request.0))
     }
 
     async fn get_job(&self, job: JobId) -> RpcResult<Option<JobInfo>> {

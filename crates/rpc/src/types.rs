@@ -4,9 +4,10 @@
 use alloy_primitives::{Address, B256, Bytes, TxHash, U256};
 use lcai_primitives::{
     Deployment, ModelId,
+    eip712::SignedHeartbeat,
     ids::{JobId, SessionId},
     params::ChainParams,
-    quantity,
+    quantity::{self, Quantity},
 };
 use serde::{Deserialize, Serialize};
 
@@ -160,14 +161,64 @@ pub struct DrawnWorkerInfo {
     /// Its open jobs.
     #[serde(with = "quantity")]
     pub open_jobs: u64,
-    /// Jobs it wanted to have at once; `None` when it had sent no heartbeat.
-    #[serde(with = "quantity::option")]
-    pub max_jobs: Option<u32>,
-    /// When it signed its newest heartbeat, unix seconds.
-    #[serde(with = "quantity::option")]
-    pub last_heartbeat: Option<u64>,
+    /// Its newest heartbeat, under its own signature; `None` when it had sent none.
+    pub heartbeat: Option<HeartbeatProof>,
     /// Why it was no candidate; `None` for a candidate.
     pub why_not: Option<String>,
+}
+
+/// What a worker signed in a heartbeat: EIP-712 `Heartbeat(address worker,uint64 sentAt,uint32 activeJobs,uint32
+/// maxJobs,bytes32 modelsHash,uint8 status,uint64 sequence)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeartbeatProof {
+    /// When it was signed, unix seconds by the worker's clock.
+    #[serde(with = "quantity")]
+    pub sent_at: u64,
+    /// Jobs it worked on.
+    #[serde(with = "quantity")]
+    pub active_jobs: u32,
+    /// Jobs it wanted to have at once.
+    #[serde(with = "quantity")]
+    pub max_jobs: u32,
+    /// keccak256 of the concatenated ids of the models it served.
+    pub models_hash: B256,
+    /// 1: takes no new sessions; 2: its model backend did not answer.
+    #[serde(with = "quantity")]
+    pub status: u8,
+    /// Its number.
+    #[serde(with = "quantity")]
+    pub sequence: u64,
+    /// 65 bytes r ‖ s ‖ v.
+    pub signature: Bytes,
+}
+
+impl From<&SignedHeartbeat> for HeartbeatProof {
+    fn from(signed: &SignedHeartbeat) -> Self {
+        Self {
+            sent_at: signed.sent_at,
+            active_jobs: signed.active_jobs,
+            max_jobs: signed.max_jobs,
+            models_hash: signed.models_hash,
+            status: signed.status,
+            sequence: signed.sequence,
+            signature: signed.signature.clone(),
+        }
+    }
+}
+
+impl From<HeartbeatProof> for SignedHeartbeat {
+    fn from(proof: HeartbeatProof) -> Self {
+        Self {
+            sent_at: proof.sent_at,
+            active_jobs: proof.active_jobs,
+            max_jobs: proof.max_jobs,
+            models_hash: proof.models_hash,
+            status: proof.status,
+            sequence: proof.sequence,
+            signature: proof.signature,
+        }
+    }
 }
 
 /// One worker that could have been drawn, with everything its weight follows from.
@@ -512,7 +563,34 @@ pub struct DisputeEvidence {
     pub data: Bytes,
 }
 
-/// What changed of an account's sessions and jobs. The first one holds what there is: the newest sessions and their jobs.
+/// A session that was asked for by sortition (SessionManager).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionRequestInfo {
+    /// The request's number.
+    #[serde(with = "quantity")]
+    pub id: u64,
+    /// Who gets the session.
+    pub user: Address,
+    /// The model.
+    pub model_id: ModelId,
+    /// Block of the request; the hash of the next one orders the workers.
+    #[serde(with = "quantity")]
+    pub request_block: u64,
+    /// Unix seconds until which it can be claimed and given its keys.
+    #[serde(with = "quantity")]
+    pub expiry: u64,
+    /// `open`, `claimed` (it waits for its keys: provideSessionKey), `ready`, or `expired`.
+    pub status: String,
+    /// Who claimed it.
+    pub worker: Option<Address>,
+    /// The session that came of it.
+    pub session_id: Option<SessionId>,
+    /// `requestSession`.
+    pub transaction: B256,
+}
+
+/// What changed of an account's sessions, jobs and requests. The first one holds what there is: the newest of each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AccountChange {
@@ -526,6 +604,10 @@ pub struct AccountChange {
     pub gone_sessions: Vec<SessionId>,
     /// Jobs likewise.
     pub gone_jobs: Vec<JobId>,
+    /// Sortition requests that are new or changed.
+    pub requests: Vec<SessionRequestInfo>,
+    /// Numbers of requests that are no longer on the chain, or no longer among the newest.
+    pub gone_requests: Vec<Quantity>,
 }
 
 /// What changed of a worker's jobs. The first one holds the open ones.
@@ -642,6 +724,23 @@ pub struct RelayCounts {
     pub sessions_read: u64,
 }
 
+/// What the keeper of this node has earned on this chain since the feed's first block, wei.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeeperEarnings {
+    /// Bounties for timeouts.
+    pub timeouts: U256,
+    /// Bounties for releases.
+    pub releases: U256,
+    /// What JobRegistry keeps of the latter, until it is worth the gas of `withdraw`.
+    pub kept: U256,
+    /// What was withdrawn.
+    pub withdrawn: U256,
+    /// Duties that wait for their time.
+    #[serde(with = "quantity")]
+    pub planned: u64,
+}
+
 /// What only the operator sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -650,4 +749,6 @@ pub struct OperatorStatus {
     pub relay: RelayCounts,
     /// Each extension: name, the block it has applied, why its effects are halted.
     pub extensions: Vec<ExtensionHealth>,
+    /// The keeper; `None` where the node is none.
+    pub keeper: Option<KeeperEarnings>,
 }

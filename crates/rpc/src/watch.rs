@@ -5,12 +5,16 @@
 
 use crate::{
     directory::Directory,
-    types::{AccountChange, BlockId, JobInfo, ModelInfo, NetworkChange, SessionInfo, WorkChange, WorkerInfo},
+    types::{
+        AccountChange, BlockId, JobInfo, ModelInfo, NetworkChange, SessionInfo, SessionRequestInfo,
+        WorkChange, WorkerInfo,
+    },
 };
 use alloy_primitives::Address;
 use lcai_primitives::{
     ids::{JobId, ModelId, SessionId},
     params::ChainParams,
+    quantity::Quantity,
 };
 use std::collections::BTreeMap;
 
@@ -59,11 +63,18 @@ pub(crate) struct AccountWatch {
     started: bool,
     sessions: Seen<SessionId, SessionInfo>,
     jobs: Seen<JobId, JobInfo>,
+    requests: Seen<u64, SessionRequestInfo>,
 }
 
 impl AccountWatch {
     pub(crate) fn new(account: Address) -> Self {
-        Self { account, started: false, sessions: Seen::default(), jobs: Seen::default() }
+        Self {
+            account,
+            started: false,
+            sessions: Seen::default(),
+            jobs: Seen::default(),
+            requests: Seen::default(),
+        }
     }
 }
 
@@ -75,10 +86,25 @@ impl Watched for AccountWatch {
         let jobs = directory.jobs_of(self.account, None, ACCOUNT_JOBS);
         let (sessions, gone_sessions) = self.sessions.replace(sessions.into_iter().map(|s| (s.id, s)));
         let (jobs, gone_jobs) = self.jobs.replace(jobs.into_iter().map(|j| (j.id, j)));
-        let nothing =
-            sessions.is_empty() && jobs.is_empty() && gone_sessions.is_empty() && gone_jobs.is_empty();
+        let requests = directory.requests_of(self.account, ACCOUNT_SESSIONS);
+        let (requests, gone) = self.requests.replace(requests.into_iter().map(|r| (r.id, r)));
+        let gone_requests: Vec<Quantity> = gone.into_iter().map(Quantity).collect();
+        let nothing = sessions.is_empty()
+            && jobs.is_empty()
+            && requests.is_empty()
+            && gone_sessions.is_empty()
+            && gone_jobs.is_empty()
+            && gone_requests.is_empty();
         let first = !std::mem::replace(&mut self.started, true);
-        (first || !nothing).then_some(AccountChange { head, sessions, jobs, gone_sessions, gone_jobs })
+        (first || !nothing).then_some(AccountChange {
+            head,
+            sessions,
+            jobs,
+            gone_sessions,
+            gone_jobs,
+            requests,
+            gone_requests,
+        })
     }
 }
 

@@ -15,12 +15,10 @@ use lcai_primitives::{
     eip712::{self, Heartbeat, HeartbeatStatus},
     ids::ModelId,
 };
+use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
@@ -42,23 +40,43 @@ const JOBS_AHEAD: u128 = 3;
 /// Whether the worker takes new sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Draining {
-    draining: AtomicBool,
+    state: Mutex<DrainState>,
     changed: Notify,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct DrainState {
+    draining: bool,
+    /// When the node took the first heartbeat that says so.
+    told: Option<Instant>,
 }
 
 impl Draining {
     pub(crate) fn begin(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.state.lock().draining = true;
         self.changed.notify_one();
     }
 
     pub(crate) fn end(&self) {
-        self.draining.store(false, Ordering::Relaxed);
+        *self.state.lock() = DrainState::default();
         self.changed.notify_one();
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.state.lock().draining
+    }
+
+    /// The node took a heartbeat that says so.
+    fn told(&self) {
+        let mut state = self.state.lock();
+        if state.draining {
+            state.told.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// How long the node has known; `None` while it does not.
+    pub(crate) fn known_for(&self) -> Option<Duration> {
+        self.state.lock().told.map(|told| told.elapsed())
     }
 }
 
@@ -90,9 +108,13 @@ impl Heartbeats {
             self.ready.send_replace(ready);
             let funded = self.is_funded().await;
             let heartbeat = self.heartbeat(ready, funded, sequence, started.elapsed());
+            let draining = heartbeat.status == HeartbeatStatus::Draining;
             sequence += 1;
             let pause = match self.send(heartbeat).await {
                 Ok(()) => {
+                    if draining {
+                        self.draining.told();
+                    }
                     metrics::gauge!("lcai_worker_heartbeat_last_timestamp_seconds").set(unix_now() as f64);
                     self.interval
                 }

@@ -65,10 +65,13 @@ pub struct WorkerConfig {
     pub heartbeat_interval: Duration,
     /// Earnings (wei) that are withdrawn by themselves; `None`: never.
     pub withdraw_at: Option<U256>,
+    /// How long after the node knows that the worker drains a session may still come: the lifetime of the dispatcher's
+    /// authorizations, and the time until the worker sees one that was spent in its last second.
+    pub drain_grace: Duration,
 }
 
 impl WorkerConfig {
-    /// Depth 2, four jobs, one answer at a time, a heartbeat every ten seconds, no withdrawals.
+    /// Depth 2, four jobs, one answer at a time, a heartbeat every ten seconds, no withdrawals, 130 seconds of grace.
     pub fn new(
         node_url: impl Into<String>,
         keys: WorkerKeys,
@@ -88,6 +91,7 @@ impl WorkerConfig {
             parallel: 1,
             heartbeat_interval: Duration::from_secs(10),
             withdraw_at: None,
+            drain_grace: Duration::from_secs(130),
         }
     }
 }
@@ -114,6 +118,8 @@ pub struct WorkerStatus {
     pub open_jobs: usize,
     /// Sessions that can still bring it a job.
     pub open_sessions: usize,
+    /// Sortition requests it has claimed and that may still become sessions.
+    pub claimed: usize,
     /// Answers on chain whose signed frame has not left yet.
     pub undelivered: usize,
     /// Whether it takes nothing new.
@@ -130,6 +136,7 @@ pub struct WorkerHandle {
     core: ExtensionHandle<WorkerCore>,
     supervisor: Supervisor,
     draining: Arc<Draining>,
+    drain_grace: Duration,
     ready: watch::Receiver<bool>,
 }
 
@@ -253,7 +260,8 @@ impl Worker {
             }
         });
         tracing::info!(worker = %account.address(), models = ?config.models, "worker started");
-        Ok(WorkerHandle { address: account.address(), core, supervisor, draining, ready: ready_receiver })
+        let (address, drain_grace, ready) = (account.address(), config.drain_grace, ready_receiver);
+        Ok(WorkerHandle { address, core, supervisor, draining, drain_grace, ready })
     }
 }
 
@@ -271,6 +279,7 @@ impl WorkerHandle {
         WorkerStatus {
             open_jobs: self.core.read(WorkerCore::open_jobs),
             open_sessions: self.core.read(WorkerCore::open_sessions),
+            claimed: self.core.read(WorkerCore::claimed_requests),
             undelivered: completed.into_iter().filter(|subject| pending(*subject)).count(),
             draining: self.draining.is_draining(),
             inference_ready: *self.ready.borrow(),
@@ -280,12 +289,16 @@ impl WorkerHandle {
 
     /// Takes no new sessions from now on and serves those it has; returns once none of them can bring another job, and
     /// every job is answered and delivered. Until then, going away would cost stake: a session's user may submit a job to
-    /// it at any time before the session is closed, reassigned, or idle for longer than the network's timeout.
+    /// it at any time before the session is closed, reassigned, or idle for longer than the network's timeout; one whose
+    /// authorization was signed before the node knew may still open a session; and a claimed request may still get its
+    /// keys.
     pub async fn drain(&self) {
         self.draining.begin();
         loop {
             let status = self.status();
-            let idle = status.open_jobs == 0 && status.undelivered == 0 && status.open_sessions == 0;
+            let none_comes = self.draining.known_for().is_some_and(|known| known >= self.drain_grace);
+            let left = status.open_jobs + status.undelivered + status.open_sessions + status.claimed;
+            let idle = none_comes && left == 0;
             if status.halted.is_some() || idle {
                 return;
             }

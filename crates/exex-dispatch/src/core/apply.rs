@@ -70,7 +70,9 @@ impl DispatchCore {
             return Err(index.missing("worker"));
         };
         if index.read::<WorkerRegistry::isWorkerRegisteredCall>(registered)? != Some(true) {
-            self.workers.remove(&address);
+            if let Some(left) = self.workers.remove(&address).filter(|w| w.standing_bps < FULL_STANDING) {
+                self.standings.insert(address, left.standing_bps);
+            }
             return Ok(());
         }
         let stake = index.read::<WorkerRegistry::getWorkerStakeCall>(stake)?.unwrap_or_default();
@@ -90,7 +92,10 @@ impl DispatchCore {
             reputation: score.map_or(NEUTRAL_REPUTATION, saturating),
             models: before.map(|w| w.models.clone()).unwrap_or_default(),
             open_jobs: before.map_or(0, |w| w.open_jobs),
-            standing_bps: before.map_or(FULL_STANDING, |w| w.standing_bps),
+            standing_bps: before
+                .map(|w| w.standing_bps)
+                .or_else(|| self.standings.remove(&address))
+                .unwrap_or(FULL_STANDING),
         };
         self.workers.insert(address, worker);
         Ok(())
@@ -127,6 +132,7 @@ impl DispatchCore {
                 user: record.user,
                 model_id: ModelId(record.modelId),
                 worker: record.worker,
+                first_worker: record.worker,
                 status,
                 jobs: Vec::new(),
                 create_transaction: transaction_of(index.about(id), &CREATING_EVENTS).unwrap_or_default(),

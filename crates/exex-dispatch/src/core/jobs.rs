@@ -7,13 +7,15 @@ use super::{
 };
 use crate::{
     duties::{Duty, DutyKey, Plan},
+    keeper,
+    mismatch::{self, Completion},
     plan::{job_call, topic0},
-    records::Job,
+    records::{Bounties, Job},
     standing::{after_acknowledgement, after_timeout},
 };
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, B256, Keccak256, U256};
 use alloy_sol_types::SolEvent;
-use lcai_host::{CoreError, FeedBlock, FeedLog};
+use lcai_host::{CoreError, EffectDepth, Effects, FeedBlock, FeedLog, OnRepeat};
 use lcai_primitives::{
     contracts::{self, JobRegistry, JobState},
     ids::{JobId, SessionId, Subject},
@@ -32,7 +34,12 @@ const SETTLING_EVENTS: [B256; 5] = [
 const TIMEOUT_BOUNTY: u8 = 0;
 
 impl DispatchCore {
-    pub(super) fn apply_job(&mut self, index: &BlockIndex<'_>, id: U256) -> Result<(), CoreError> {
+    pub(super) fn apply_job(
+        &mut self,
+        index: &BlockIndex<'_>,
+        id: U256,
+        effects: &mut Effects,
+    ) -> Result<(), CoreError> {
         let Ok(job_id) = JobId::try_from(id) else { return Ok(()) };
         let call = job_call(&self.config.deployment, id);
         let Some(record) = index.read::<JobRegistry::getJobCall>(&call)? else { return Ok(()) };
@@ -58,6 +65,7 @@ impl DispatchCore {
         if complete.is_some() {
             job.complete_tx = complete;
             job.completed_in = Some(index.block.block_ref());
+            self.compare(index.block, &job, record.responseCiphertextHash, effects)?;
         }
         self.count_open_jobs(was_open, &job);
         self.judge(logs, &job, &record);
@@ -68,6 +76,26 @@ impl DispatchCore {
         }
         self.jobs.insert(job_id, job);
         Ok(())
+    }
+
+    /// Asks for the answer that the worker signed to be compared with the one it committed, once the completion is safe: a
+    /// filing is evidence about one chain, and another fork may have another answer. A repetition compares anew, because
+    /// the job's subject does not name the answer.
+    fn compare(
+        &self,
+        block: &FeedBlock,
+        job: &Job,
+        committed: B256,
+        effects: &mut Effects,
+    ) -> Result<(), CoreError> {
+        if !self.config.keeper {
+            return Ok(());
+        }
+        let subject = job.subject;
+        let completion =
+            Completion { job: subject.job_id, prompt_blob_hash: subject.prompt_blob_hash, committed };
+        let (origin, safe, again) = (block.block_ref(), EffectDepth::Safe, OnRepeat::Again);
+        effects.push(origin, subject.id(), mismatch::ACTION, safe, again, None, &completion)
     }
 
     fn new_job(
@@ -181,26 +209,71 @@ impl DispatchCore {
         }
     }
 
-    /// What our keeper account was paid in this block.
+    /// What our keeper account was paid, and took out, in this block.
     pub(super) fn count_bounties(&mut self, block: &FeedBlock) {
         let Some(keeper) = self.config.keeper_account else { return };
         let registry = self.config.deployment.job_registry;
         for log in block.logs.iter().filter(|log| log.address == registry) {
-            if topic0(log) != Some(JobRegistry::KeeperBountyPaid::SIGNATURE_HASH) {
-                continue;
+            let before = self.bounties();
+            let after = match topic0(log) {
+                Some(JobRegistry::KeeperBountyPaid::SIGNATURE_HASH) => paid(before, log, keeper),
+                Some(JobRegistry::WorkerWithdrawal::SIGNATURE_HASH) => withdrawn(before, log, keeper),
+                _ => None,
+            };
+            if let Some(after) = after {
+                self.bounties.insert(0, after);
             }
-            let topics = log.topics.iter().copied();
-            let Ok(paid) = JobRegistry::KeeperBountyPaid::decode_raw_log(topics, &log.data) else { continue };
-            if paid.keeper != keeper {
-                continue;
-            }
-            let mut bounties = self.bounties();
-            if paid.kind == TIMEOUT_BOUNTY {
-                bounties.timeouts = bounties.timeouts.saturating_add(paid.amount);
-            } else {
-                bounties.releases = bounties.releases.saturating_add(paid.amount);
-            }
-            self.bounties.insert(0, bounties);
         }
     }
+
+    /// Asks for what JobRegistry keeps for the keeper once it is worth the gas, and again while it is still there.
+    pub(super) fn withdraw_bounties(
+        &mut self,
+        block: &FeedBlock,
+        effects: &mut Effects,
+    ) -> Result<(), CoreError> {
+        let (Some(keeper), bounties) = (self.config.keeper_account, self.bounties()) else { return Ok(()) };
+        let asked = self.withdrawal_asked.get(&0).copied().unwrap_or_default();
+        let wait = asked.saturating_add(self.config.duty_retry_seconds);
+        if !self.config.keeper
+            || bounties.kept < self.config.withdraw_bounties_at
+            || bounties.kept.is_zero()
+            || block.timestamp < wait
+        {
+            return Ok(());
+        }
+        self.withdrawal_asked.insert(0, block.timestamp);
+        let deployment = &self.config.deployment;
+        let mut hasher = Keccak256::new();
+        hasher.update(b"lcai bounties");
+        hasher.update(deployment.chain_id.to_be_bytes());
+        hasher.update(deployment.job_registry);
+        hasher.update(keeper);
+        // The next withdrawal is another effect.
+        hasher.update(bounties.withdrawn.to_be_bytes::<32>());
+        let (origin, head, again) = (block.block_ref(), EffectDepth::Head, OnRepeat::Again);
+        effects.push(origin, hasher.finalize(), keeper::WITHDRAW, head, again, None, &())
+    }
+}
+
+fn paid(before: Bounties, log: &FeedLog, keeper: Address) -> Option<Bounties> {
+    let topics = log.topics.iter().copied();
+    let paid = JobRegistry::KeeperBountyPaid::decode_raw_log(topics, &log.data).ok()?;
+    if paid.keeper != keeper {
+        return None;
+    }
+    Some(if paid.kind == TIMEOUT_BOUNTY {
+        Bounties { timeouts: before.timeouts.saturating_add(paid.amount), ..before }
+    } else {
+        let (releases, kept) = (before.releases.saturating_add(paid.amount), before.kept);
+        Bounties { releases, kept: kept.saturating_add(paid.amount), ..before }
+    })
+}
+
+fn withdrawn(before: Bounties, log: &FeedLog, keeper: Address) -> Option<Bounties> {
+    let topics = log.topics.iter().copied();
+    let taken = JobRegistry::WorkerWithdrawal::decode_raw_log(topics, &log.data).ok()?;
+    let withdrawn = before.withdrawn.saturating_add(taken.amount);
+    // It always pays the whole balance.
+    (taken.worker == keeper).then_some(Bounties { withdrawn, kept: U256::ZERO, ..before })
 }

@@ -4,14 +4,15 @@ mod apply;
 mod index;
 mod jobs;
 mod records_from;
+mod requests;
 
 use crate::{
     duties::{Duties, Duty, DutyKey, DutyLimits, Plan},
     error::DispatchError,
     plan::{Touched, params_calls},
-    records::{Bounties, Job, Model, Session, Speed, Worker, WorkerHealth, WorkerState},
+    records::{Bounties, Job, Model, Session, SessionRequest, Speed, Worker, WorkerHealth, WorkerState},
 };
-use alloy_primitives::{Address, B256, Keccak256};
+use alloy_primitives::{Address, B256, Keccak256, U256};
 use index::BlockIndex;
 use lcai_host::{AnyTable, BlockRef, CoreError, EffectDepth, Effects, Extension, FeedBlock, OnRepeat, Table};
 use lcai_primitives::{
@@ -21,6 +22,9 @@ use lcai_primitives::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+
+/// Seconds after its newest heartbeat for which a worker counts as healthy.
+pub const HEARTBEAT_TTL_SECONDS: u64 = 45;
 
 /// What the core is told once and for all.
 #[derive(Debug, Clone)]
@@ -43,11 +47,13 @@ pub struct DispatchConfig {
     pub release_batch: usize,
     /// Seconds after its newest heartbeat for which a worker counts as healthy.
     pub heartbeat_ttl_seconds: u64,
+    /// Bounties, wei, that JobRegistry keeps for the keeper before it takes them out.
+    pub withdraw_bounties_at: U256,
 }
 
 impl DispatchConfig {
     /// Defaults: keeper on, release grace 60 s, duties retried after 30 s, 6,000,000 gas a minute, releases of up to 50
-    /// jobs, heartbeats good for 45 s.
+    /// jobs, heartbeats good for 45 s, bounties withdrawn from 0.01 LCAI on.
     pub const fn new(deployment: Deployment, known_models: Vec<ModelId>) -> Self {
         Self {
             deployment,
@@ -58,7 +64,8 @@ impl DispatchConfig {
             duty_retry_seconds: 30,
             duty_gas_per_minute: 6_000_000,
             release_batch: 50,
-            heartbeat_ttl_seconds: 45,
+            heartbeat_ttl_seconds: HEARTBEAT_TTL_SECONDS,
+            withdraw_bounties_at: U256::from_limbs([10_000_000_000_000_000, 0, 0, 0]),
         }
     }
 
@@ -77,6 +84,7 @@ enum Expiring {
     Job(JobId),
     Session(SessionId),
     Blob(B256),
+    Request(u64),
 }
 
 /// What a keeper's effect is about.
@@ -97,14 +105,22 @@ pub struct DispatchCore {
     time: Table<u8, u64>,
     models: Table<ModelId, Model>,
     workers: Table<Address, Worker>,
+    /// Standings of those that left with less than a full one: coming back does not wash them.
+    standings: Table<Address, u32>,
     sessions: Table<SessionId, Session>,
     /// Sessions that are not closed, by who serves them.
     served: Table<(Address, SessionId), u8>,
     jobs: Table<JobId, Job>,
     speeds: Table<(Address, ModelId), Speed>,
     blobs: Table<B256, B256>,
+    /// Sortition requests.
+    requests: Table<u64, SessionRequest>,
+    /// The same by who asked.
+    asked: Table<(Address, u64), u8>,
     duties: Duties,
     bounties: Table<u8, Bounties>,
+    /// When a withdrawal of bounties was last asked for, unix seconds.
+    withdrawal_asked: Table<u8, u64>,
     expiries: Table<(u64, Expiring), u8>,
     /// Written by inputs only, so that it survives reverts.
     health: Table<Address, WorkerHealth>,
@@ -119,13 +135,17 @@ impl DispatchCore {
             time: Table::new("time"),
             models: Table::new("models"),
             workers: Table::logged("workers"),
+            standings: Table::new("standings"),
             sessions: Table::new("sessions"),
             served: Table::new("served"),
             jobs: Table::new("jobs"),
             speeds: Table::new("speeds"),
             blobs: Table::new("blobs"),
+            requests: Table::new("requests"),
+            asked: Table::new("asked"),
             duties: Duties::new(),
             bounties: Table::new("bounties"),
+            withdrawal_asked: Table::new("withdrawal asked"),
             expiries: Table::new("expiries"),
             health: Table::logged("health"),
         }
@@ -216,6 +236,11 @@ impl DispatchCore {
         self.blobs.get(versioned_hash).copied()
     }
 
+    /// Whether this node performs keeper duties.
+    pub const fn is_keeper(&self) -> bool {
+        self.config.keeper
+    }
+
     /// What the configured keeper account earned on this fork since the feed's first block.
     pub fn bounties(&self) -> Bounties {
         self.bounties.get(&0).copied().unwrap_or_default()
@@ -256,10 +281,10 @@ impl DispatchCore {
         if !self.is_heard_recently(health.heard_at, now) {
             return None;
         }
-        if health.draining || !health.inference_ready {
+        if health.heartbeat.is_draining() || !health.heartbeat.is_ready() {
             return Some(0);
         }
-        let limit = self.params()?.max_concurrent_jobs.min(u64::from(health.max_jobs));
+        let limit = self.params()?.max_concurrent_jobs.min(u64::from(health.heartbeat.max_jobs));
         Some(limit.saturating_sub(worker.open_jobs))
     }
 
@@ -281,8 +306,8 @@ impl DispatchCore {
         let Some(health) = health else { return WorkerState::Stale };
         match self.slots(worker, health, self.block_time()) {
             None => WorkerState::Stale,
-            Some(_) if health.draining => WorkerState::Draining,
-            Some(_) if !health.inference_ready => WorkerState::Unready,
+            Some(_) if health.heartbeat.is_draining() => WorkerState::Draining,
+            Some(_) if !health.heartbeat.is_ready() => WorkerState::Unready,
             Some(0) => WorkerState::Busy,
             Some(_) => WorkerState::Ready,
         }
@@ -397,6 +422,7 @@ impl DispatchCore {
                     self.jobs.remove(&id);
                 }
                 Expiring::Session(id) => self.forget_session(block, id),
+                Expiring::Request(id) => self.forget_request(id),
             }
         }
     }
@@ -432,7 +458,7 @@ impl DispatchCore {
 
 impl Extension for DispatchCore {
     const NAME: &'static str = "dispatch";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn apply(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
         self.time.insert(0, block.timestamp);
@@ -457,8 +483,11 @@ impl Extension for DispatchCore {
         for session in touched.sessions {
             self.apply_session(&index, session)?;
         }
+        for request in touched.requests {
+            self.apply_request(&index, request)?;
+        }
         for job in touched.jobs {
-            self.apply_job(&index, job)?;
+            self.apply_job(&index, job, effects)?;
         }
         self.plan_sessions(touched.config || !touched.models.is_empty(), &touched.workers);
         self.count_bounties(block);
@@ -467,6 +496,7 @@ impl Extension for DispatchCore {
             self.expire(block, Expiring::Blob(blob.versioned_hash));
         }
         self.perform_duties(block, effects)?;
+        self.withdraw_bounties(block, effects)?;
         self.forget_expired(block);
         Ok(())
     }
@@ -474,12 +504,9 @@ impl Extension for DispatchCore {
     fn input(&mut self, _at: BlockRef, input: &[u8], _effects: &mut Effects) -> Result<(), CoreError> {
         let (worker, mut health): (Address, WorkerHealth) =
             postcard::from_bytes(input).map_err(|e| CoreError::BadInput(e.to_string()))?;
-        let newer = self.health.get(&worker).is_none_or(|known| {
-            health.last_heartbeat > known.last_heartbeat
-                || (health.last_heartbeat == known.last_heartbeat && health.sequence > known.sequence)
-        });
-        if newer {
-            health.heard_at = health.last_heartbeat.max(self.block_time());
+        let age = |health: &WorkerHealth| (health.heartbeat.sent_at, health.heartbeat.sequence);
+        if self.health.get(&worker).is_none_or(|known| age(&health) > age(known)) {
+            health.heard_at = health.heartbeat.sent_at.max(self.block_time());
             self.health.insert(worker, health);
         }
         Ok(())
@@ -492,15 +519,19 @@ impl Extension for DispatchCore {
             &mut self.time,
             &mut self.models,
             &mut self.workers,
+            &mut self.standings,
             &mut self.sessions,
             &mut self.served,
             &mut self.jobs,
             &mut self.speeds,
             &mut self.blobs,
+            &mut self.requests,
+            &mut self.asked,
             entries,
             queue,
             gas,
             &mut self.bounties,
+            &mut self.withdrawal_asked,
             &mut self.expiries,
             &mut self.health,
         ]

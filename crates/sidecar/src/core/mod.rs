@@ -95,6 +95,8 @@ pub struct WorkerCore {
     earned: Table<u8, U256>,
     /// Sortition requests that nobody has claimed.
     requests: Table<u64, RequestRow>,
+    /// Requests that the worker has claimed and that are no sessions yet, with the time (unix seconds) they expire.
+    claimed: Table<u64, u64>,
 }
 
 impl WorkerCore {
@@ -109,6 +111,7 @@ impl WorkerCore {
             releasable: Table::new("releasable"),
             earned: Table::new("earned"),
             requests: Table::new("requests"),
+            claimed: Table::new("claimed"),
         }
     }
 
@@ -148,6 +151,12 @@ impl WorkerCore {
             .iter()
             .filter(|(_, row)| row.mine && row.status != SessionStatus::Closed && alive(row))
             .count()
+    }
+
+    /// Sortition requests that the worker has claimed and that may still become sessions of its.
+    pub fn claimed_requests(&self) -> usize {
+        let now = self.now();
+        self.claimed.iter().filter(|(_, expiry)| **expiry >= now).count()
     }
 
     /// The subjects of the worker's jobs in a state.
@@ -499,7 +508,7 @@ impl WorkerCore {
 
 impl Extension for WorkerCore {
     const NAME: &'static str = "worker";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn apply(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
         self.clock.insert(0, block.timestamp);
@@ -531,6 +540,7 @@ impl Extension for WorkerCore {
             &mut self.releasable,
             &mut self.earned,
             &mut self.requests,
+            &mut self.claimed,
         ]
     }
 }

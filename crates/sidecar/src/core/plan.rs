@@ -54,7 +54,8 @@ impl ReadPlan for WorkerPlan {
 }
 
 /// What the worker's place in a sortition follows from, at the block of the request: the request, the worker's stake,
-/// everybody's stake, the capabilities asked for and had, and the score where there is a registry for it.
+/// everybody's stake, the capabilities asked for and had, the score where there is a registry for it, and last since when
+/// the worker has its weight.
 pub(super) fn request_calls(
     deployment: &Deployment,
     worker: Address,
@@ -74,6 +75,7 @@ pub(super) fn request_calls(
     if let Some(scores) = deployment.reputation_registry {
         calls.push(call(scores, ReputationRegistry::getScoreCall { worker }.abi_encode()));
     }
+    calls.push(call(registry, WorkerRegistry::getWeightSinceCall { worker }.abi_encode()));
     calls
 }
 

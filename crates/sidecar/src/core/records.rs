@@ -122,6 +122,8 @@ pub struct RequestRow {
     pub score: u64,
     /// Everybody's stake at the end of that block, wei.
     pub total_stake: U256,
+    /// The last block in which the worker did something that may raise its weight.
+    pub weight_since: u64,
     /// The first block that may include the worker's claim, once the seed is known.
     pub claim_in: Option<u64>,
 }

@@ -1,7 +1,7 @@
 //! Sortition: which requests the worker claims, and from which block on.
 //!
-//! A request's seed is the hash of the block after it. From it, the worker's weight and everybody's stake follows the
-//! first block that may include its claim, so that the claim is sent one block before.
+//! A request's seed is the hash of the block after it. From it, the worker's weight, since when it has it, and everybody's
+//! stake follows the first block that may include its claim, so that the claim is sent one block before.
 
 use super::{
     WorkerCore, action,
@@ -37,7 +37,14 @@ impl WorkerCore {
         } else if let Some(e) = decode::<SessionManager::SessionClaimed>(log)
             && let Ok(id) = u64::try_from(e.reqId)
         {
-            self.requests.remove(&id);
+            let request = self.requests.remove(&id);
+            if let Some(row) = request.filter(|_| e.worker == self.config.worker) {
+                self.claimed.insert(id, row.expiry);
+            }
+        } else if let Some(e) = decode::<SessionManager::SessionReady>(log)
+            && let Ok(id) = u64::try_from(e.reqId)
+        {
+            self.claimed.remove(&id);
         }
         Ok(())
     }
@@ -49,11 +56,16 @@ impl WorkerCore {
         log: &FeedLog,
         id: U256,
     ) -> Result<Option<RequestRow>, CoreError> {
-        let calls = request_calls(&self.config.deployment, self.config.worker, id, block.number);
+        let mut calls = request_calls(&self.config.deployment, self.config.worker, id, block.number);
+        let missing =
+            || CoreError::MissingRead { number: block.number, what: format!("sortition request {id}") };
+        let Some(since) = calls.pop() else { return Ok(None) };
+        // A registry without the question counts everybody's weight, and blocks that were read before it was asked lack it.
+        let weight_since = block.read(&since).and_then(Result::ok).and_then(|answer| {
+            WorkerRegistry::getWeightSinceCall::abi_decode_returns(answer).ok().map(seconds)
+        });
         let mut answers = Vec::with_capacity(calls.len());
         for call in &calls {
-            let missing =
-                || CoreError::MissingRead { number: block.number, what: format!("sortition request {id}") };
             let Ok(answer) = block.read(call).ok_or_else(missing)? else { return Ok(None) };
             answers.push(answer);
         }
@@ -79,6 +91,7 @@ impl WorkerCore {
             stake,
             score: score.map_or(NEUTRAL_SCORE, seconds),
             total_stake,
+            weight_since: weight_since.unwrap_or_default(),
             claim_in: None,
         }))
     }
@@ -89,6 +102,10 @@ impl WorkerCore {
         else {
             return Ok(());
         };
+        let expired = self.claimed.iter().filter(|(_, expiry)| **expiry < block.timestamp);
+        for id in expired.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.claimed.remove(&id);
+        }
         let mut requests: Vec<(u64, RequestRow)> =
             self.requests.iter().map(|(id, row)| (*id, *row)).collect();
         for (id, row) in &mut requests {
@@ -104,12 +121,13 @@ impl WorkerCore {
                     window,
                     total_stake: row.total_stake,
                 };
-                row.claim_in = Some(sortition.first_block(&Candidate {
+                let candidate = Candidate {
                     worker: self.config.worker,
                     stake: row.stake,
                     stake_cap: minimum.saturating_mul(U256::from(STAKE_CAP_IN_MINIMUMS)),
                     reputation: row.score,
-                }));
+                };
+                row.claim_in = Some(sortition.first_block(&candidate, row.weight_since));
                 self.requests.insert(*id, *row);
             }
             let Some(claim_in) = row.claim_in else { continue };

@@ -7,7 +7,7 @@ use alloy_sol_types::SolCall;
 use lcai_host::{Call, EffectOutcome, TxSpec};
 use lcai_primitives::contracts::{RequestStatus, SessionManager};
 
-/// Gas of a claim with a margin (`contracts/gas-budget.json` has 100,446). Stated instead of estimated the first time: an
+/// Gas of a claim with a margin (`contracts/gas-budget.json` has 100,468 after the window). Stated instead of estimated the first time: an
 /// estimate runs on the block before the one the claim is for, where it would still revert.
 const CLAIM_GAS: u64 = 180_000;
 
