@@ -13,6 +13,7 @@ pub use lcai_exex_disputer::canary::Book;
 use alloy_primitives::{B256, Bytes};
 use alloy_signer_local::PrivateKeySigner;
 use disputer::Surroundings;
+use eyre::WrapErr;
 use jsonrpsee::{Methods, RpcModule};
 use lcai_blob::{BeaconSource, BlobKeeper, BlobKeeperHandler, BlobSource, BlobStore, HostBlobs, Locate};
 use lcai_exex_dispatch::{
@@ -27,7 +28,7 @@ use lcai_primitives::{contracts::Deployment, ids::ModelId};
 use lcai_rpc::{
     BlobService, DEFAULT_SESSION_CAP, DispatchDirectory, ExtensionStatus, FrameStore, LcaiApiServer,
     LcaiOperatorApiServer, LcaiRpc, Publisher, PublisherConfig, Relay, RelayConfig, RpcParts, RpcSettings,
-    TokenConfig, TokenIssuer, TokenKey, Upstream,
+    TokenConfig, TokenIssuer, Upstream,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -327,6 +328,9 @@ fn start_rpc(
         let lane = Arc::new(TxLane::blob(parts.client.clone(), signer));
         Publisher::new(lane, parts.journal.records("blob quota"), PublisherConfig::new(config.osaka_time))
     });
+    let token_key = config.data_dir.join("token.key");
+    let tokens = TokenIssuer::open(&token_key, config.deployment.chain_id, TokenConfig::default())
+        .wrap_err_with(|| format!("the key of logins, {}", token_key.display()))?;
     let rpc = LcaiRpc::new(RpcParts {
         deployment: config.deployment,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -335,11 +339,7 @@ fn start_rpc(
         feed: parts.feed,
         extensions,
         relay: relay.clone(),
-        tokens: Arc::new(TokenIssuer::new(
-            TokenKey::random(),
-            config.deployment.chain_id,
-            TokenConfig::default(),
-        )),
+        tokens: Arc::new(tokens),
         blobs: BlobService::new(parts.blobs, parts.sources, publisher),
         settings: RpcSettings::default(),
     });

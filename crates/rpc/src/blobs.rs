@@ -21,7 +21,8 @@ use tokio::{sync::Semaphore, time::timeout};
 const TRANSFER_GAS: u64 = 21_000;
 /// EIP-4844: gas of one blob.
 const GAS_PER_BLOB: u64 = 131_072;
-/// Blobs being searched for elsewhere, and blobs being posted, at a time; further callers wait.
+/// Blobs being read from the store, searched for elsewhere, and posted, at a time; further callers wait.
+const READS: usize = 32;
 const SEARCHES: usize = 8;
 const PUBLICATIONS: usize = 32;
 
@@ -86,6 +87,7 @@ pub struct BlobService {
     store: Arc<BlobStore>,
     sources: Vec<Arc<dyn BlobSource>>,
     publisher: Option<Publisher>,
+    reads: Semaphore,
     searches: Semaphore,
 }
 
@@ -96,7 +98,8 @@ impl BlobService {
         sources: Vec<Arc<dyn BlobSource>>,
         publisher: Option<Publisher>,
     ) -> Self {
-        Self { store, sources, publisher, searches: Semaphore::new(SEARCHES) }
+        let (reads, searches) = (Semaphore::new(READS), Semaphore::new(SEARCHES));
+        Self { store, sources, publisher, reads, searches }
     }
 
     /// Whether blobs are posted for users.
@@ -114,8 +117,10 @@ impl BlobService {
         versioned_hash: B256,
         hint: Option<BlobHint>,
     ) -> Result<Option<Bytes>, LcaiError> {
+        let reading = self.reads.acquire().await.map_err(|_| closed())?;
         let store = Arc::clone(&self.store);
         let kept = blocking(move || store.get(versioned_hash)).await?;
+        drop(reading);
         if let Some(blob) = kept {
             return Ok(Some(Bytes::copy_from_slice(blob.as_slice())));
         }

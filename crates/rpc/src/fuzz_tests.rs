@@ -5,9 +5,9 @@
 //! answer is mutated further. An input that breaks a target is written to its seeds, where it stays as a test.
 
 use crate::{
-    TokenConfig, TokenIssuer, TokenKey,
+    Rate, RpcSettings, TokenConfig, TokenIssuer, TokenKey,
     jwt::{self, JwtSecret},
-    loopback_tests::{Node, login},
+    loopback_tests::{Node, Options, login},
     testing::Scene,
 };
 use alloy_primitives::B256;
@@ -249,12 +249,15 @@ fn keys_seals_and_signatures() {
 /// The whole door: text to the module as a connection would give it. Every answer is JSON-RPC, every code documented.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn requests() {
-    const CODES: [i64; 21] = [
+    const CODES: [i64; 22] = [
         -32700, -32600, -32601, -32602, -32603, -32005, -32006, -39001, -39002, -39003, -39004, -39005,
-        -39006, -39007, -39008, -39009, -39010, -39011, -39012, -39013, -39014,
+        -39006, -39007, -39008, -39009, -39010, -39011, -39012, -39013, -39014, -39015,
     ];
     let (scene, dir) = (Scene::new(), tempfile::tempdir().unwrap());
-    let node = Node::plain(&scene, dir.path()).await;
+    // With the usual rate nearly every input would be refused for it.
+    let unlimited = Rate { per_second: 1e9, burst: 1e9 };
+    let settings = RpcSettings { calls: unlimited, frames: unlimited, ..RpcSettings::default() };
+    let node = Node::start(&scene, dir.path(), Options { settings, ..Options::default() }).await;
     let token = login(&node.http(), &scene.user).await;
     let module = node.module.clone();
     let runtime = tokio::runtime::Handle::current();

@@ -4,9 +4,9 @@ use crate::{
     BlobService, Directory, JwtSecret, LcaiApiClient, LcaiApiServer, LcaiDisputerApiServer,
     LcaiDrillApiServer, LcaiError, LcaiOperator, LcaiOperatorApiClient, LcaiOperatorApiServer, LcaiRpc,
     Publisher, PublisherConfig, Rate, Relay, RpcHandle, RpcParts, RpcSettings, ServerLimits, SessionView,
-    TokenConfig, TokenIssuer, TokenKey, Upstream, jwt, serve, serve_operator,
+    TokenConfig, TokenIssuer, Upstream, jwt, serve, serve_operator,
     session_view::{JobView, SessionParties},
-    testing::{JOB, SESSION, Scene, chunk, deployment},
+    testing::{JOB, SESSION, Scene, chunk, deployment, read_text, text_message, websocket},
     types::{
         AuthorizationRequest, BlockId, CallerProof, JobInfo, JobTransactions, ModelInfo, ReassignmentOffer,
         ReassignmentRequest, SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
@@ -192,8 +192,9 @@ impl Node {
             feed,
             extensions: Vec::new(),
             relay: Arc::clone(&relay),
-            // The same key after a restart, as an operator would have it.
-            tokens: Arc::new(TokenIssuer::new(TokenKey::new([7; 32]), deployment().chain_id, options.tokens)),
+            tokens: Arc::new(
+                TokenIssuer::open(&dir.join("token.key"), deployment().chain_id, options.tokens).unwrap(),
+            ),
             blobs: options.blobs,
             settings: options.settings,
         });
@@ -396,24 +397,11 @@ struct Lazy(TcpStream);
 
 impl Lazy {
     async fn subscribe(node: &Node, token: &str) -> Self {
-        let mut stream = TcpStream::connect(node.handle.local_addr()).await.unwrap();
-        let upgrade = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
-        stream.write_all(upgrade.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            answer.push(stream.read_u8().await.unwrap());
-        }
-        assert!(answer.starts_with(b"HTTP/1.1 101"));
+        let mut stream = websocket(node.handle.local_addr()).await;
         let call = format!(
             r#"{{"jsonrpc":"2.0","id":1,"method":"lcai_subscribeFrames","params":["{token}",{SESSION},0]}}"#
         );
-        // RFC 6455: one final text frame, masked with zeros, of a length in 16 bits.
-        let mut frame = vec![0x81, 0x80 | 126];
-        frame.extend_from_slice(&u16::try_from(call.len()).unwrap().to_be_bytes());
-        frame.extend_from_slice(&[0; 4]);
-        frame.extend_from_slice(call.as_bytes());
-        stream.write_all(&frame).await.unwrap();
+        stream.write_all(&text_message(call.as_bytes())).await.unwrap();
         Self(stream)
     }
 
@@ -435,19 +423,7 @@ impl Lazy {
     }
 
     async fn message(&mut self) -> Vec<u8> {
-        loop {
-            let opcode = self.0.read_u8().await.unwrap() & 0x0f;
-            let length = match self.0.read_u8().await.unwrap() {
-                126 => u64::from(self.0.read_u16().await.unwrap()),
-                127 => self.0.read_u64().await.unwrap(),
-                short => u64::from(short),
-            };
-            let mut payload = vec![0; usize::try_from(length).unwrap()];
-            self.0.read_exact(&mut payload).await.unwrap();
-            if opcode == 1 {
-                return payload;
-            }
-        }
+        read_text(&mut self.0).await
     }
 }
 
@@ -458,7 +434,7 @@ async fn a_slow_reader_is_cut_with_its_cursor_and_hurts_nobody() {
     let settings = RpcSettings { slow_reader: Duration::from_millis(300), ..RpcSettings::default() };
     // It answers no pings either; that is not what it is cut for here.
     let ping = Duration::from_secs(3600);
-    let limits = ServerLimits { message_buffer: 4, ping, ..ServerLimits::default() };
+    let limits = ServerLimits { message_buffer: 4, ping, write: ping, ..ServerLimits::default() };
     let node = Node::start(&scene, dir.path(), Options { settings, limits, ..Options::default() }).await;
     let (ws, http) = (node.ws().await, node.http());
     let (user, worker) = (login(&ws, &scene.user).await, login(&http, &scene.worker).await);

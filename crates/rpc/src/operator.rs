@@ -2,6 +2,7 @@
 //! reaches ([`crate::serve_operator`], or the authenticated server of the execution client).
 
 use crate::{
+    error::LcaiError,
     openrpc,
     relay::Relay,
     server::ExtensionStatus,
@@ -117,7 +118,10 @@ impl LcaiOperatorApiServer for LcaiOperator {
 
     async fn end_logins(&self) -> RpcResult<Quantity> {
         let now = unix_now();
-        self.tokens.end_all(now);
+        self.tokens.end_all(now).map_err(|error| {
+            tracing::error!(%error, "the end of all logins cannot be kept");
+            LcaiError::Internal("the logins are ended, but a restart of this node would revive them".into())
+        })?;
         tracing::warn!("the operator ended all logins");
         Ok(Quantity(now))
     }
