@@ -326,7 +326,8 @@ fn start_rpc(
     supervisor.spawn("pins", RestartPolicy::default(), move |token| prune_pins(parts.service.clone(), token));
     let publisher = config.blob_key.clone().map(|signer| {
         let lane = Arc::new(TxLane::blob(parts.client.clone(), signer));
-        Publisher::new(lane, parts.journal.records("blob quota"), PublisherConfig::new(config.osaka_time))
+        let quotas = parts.journal.records("blob quota");
+        Publisher::new(lane, parts.client.clone(), quotas, PublisherConfig::new(config.osaka_time))
     });
     let token_key = config.data_dir.join("token.key");
     let tokens = TokenIssuer::open(&token_key, config.deployment.chain_id, TokenConfig::default())

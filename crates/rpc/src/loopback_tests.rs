@@ -563,7 +563,7 @@ async fn a_blob_that_cannot_be_paid_for_costs_no_quota_and_is_refused_with_a_rea
     let lane = Arc::new(TxLane::blob(chain.client(), PrivateKeySigner::random()));
     let journal = Journal::in_memory(lcai_host::testing::identity()).unwrap();
     let config = PublisherConfig { per_account: 1, ..PublisherConfig::new(Some(0)) };
-    let publisher = Publisher::new(lane, journal.records("blob quota"), config);
+    let publisher = Publisher::new(lane, chain.client(), journal.records("blob quota"), config);
     let blobs =
         BlobService::new(Arc::new(BlobStore::in_memory(1 << 20).unwrap()), Vec::new(), Some(publisher));
     let node = Node::start(&scene, dir.path(), Options { blobs, ..Options::default() }).await;
@@ -571,6 +571,9 @@ async fn a_blob_that_cannot_be_paid_for_costs_no_quota_and_is_refused_with_a_rea
     let token = login(&http, &scene.user).await;
     assert_eq!(code(http.publish_blob(token.clone(), vec![1; 126_973].into()).await), -39010);
     assert_eq!(code(http.publish_blob(token.clone(), vec![1; 27].into()).await), -32602);
+    let poor = http.publish_blob(token.clone(), vec![1; 40].into()).await;
+    assert_eq!(code(poor), -39007, "neither a session nor what a blob costs");
+    chain.set_balance(scene.user.address(), U256::from(10).pow(U256::from(18)));
     for _ in 0..2 {
         assert_eq!(code(http.publish_blob(token.clone(), vec![1; 40].into()).await), -39008);
     }

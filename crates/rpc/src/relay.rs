@@ -17,7 +17,7 @@ use lcai_primitives::{
 use metrics::counter;
 use parking_lot::Mutex;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fmt,
     sync::{
         Arc,
@@ -226,34 +226,53 @@ impl Relay {
     /// `FrameRefused` names the first frame that is not to be relayed, `NotYet` means that the node has not seen the
     /// job or its acknowledgement so far, `Internal` a storage fault.
     pub async fn submit(&self, account: Address, frames: Vec<Frame>) -> Result<Vec<u64>, LcaiError> {
+        self.submit_charged(account, frames, |_| Ok(())).await
+    }
+
+    /// As [`Self::submit`]; `charge` is told the number once the caller is known to serve the jobs, before what costs.
+    pub(crate) async fn submit_charged(
+        &self,
+        account: Address,
+        frames: Vec<Frame>,
+        charge: impl FnOnce(usize) -> Result<(), LcaiError> + Send,
+    ) -> Result<Vec<u64>, LcaiError> {
         if frames.len() > MAX_FRAMES_PER_CALL {
             let text =
                 format!("{} frames in one call, at most {MAX_FRAMES_PER_CALL} are taken", frames.len());
             return Err(LcaiError::InvalidParams(text));
         }
-        let mut known = HashMap::new();
+        let served = self.served(account, &frames).await?;
+        charge(frames.len())?;
         let mut checked = Vec::with_capacity(frames.len());
         for (index, frame) in frames.into_iter().enumerate() {
+            let Some((job, session)) = served.get(&(frame.job_id, frame.session_id)) else { continue };
+            checked.push(self.check(index, frame, job, *session)?);
+        }
+        if checked.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.write(checked).await
+    }
+
+    /// The jobs that well-formed frames are of, once the caller is known to serve each.
+    async fn served(
+        &self,
+        account: Address,
+        frames: &[Frame],
+    ) -> Result<HashMap<(JobId, SessionId), (JobView, SessionKey)>, LcaiError> {
+        let mut served = HashMap::new();
+        for (index, frame) in frames.iter().enumerate() {
             let name = |text: String| LcaiError::FrameRefused(format!("frame {index}: {text}"));
             frame.validate().map_err(|e| name(e.to_string()))?;
             if frame.failure.is_some() {
                 return Err(name("only a relay makes delivery failures".into()));
             }
             let place = (frame.job_id, frame.session_id);
-            let (job, session) = match known.get(&place) {
-                Some(found) => *found,
-                None => {
-                    let found = self.job_for(account, index, place.0, place.1).await?;
-                    known.insert(place, found);
-                    found
-                }
-            };
-            checked.push(self.check(index, frame, &job, session)?);
+            if let Entry::Vacant(entry) = served.entry(place) {
+                entry.insert(self.job_for(account, index, place.0, place.1).await?);
+            }
         }
-        if checked.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.write(checked).await
+        Ok(served)
     }
 
     /// A reader of a session's frames after `cursor`, for its owner.

@@ -368,7 +368,8 @@ impl LcaiApiServer for LcaiRpc {
 
     async fn publish_blob(&self, token: String, data: Bytes) -> RpcResult<PublishedBlob> {
         let (account, _) = self.account(&token)?;
-        Ok(self.parts.blobs.publish(account, data).await?)
+        let newcomer = self.parts.directory.sessions_of(account, None, 1).is_empty();
+        Ok(self.parts.blobs.publish(account, newcomer, data).await?)
     }
 
     async fn get_blob_quota(&self, token: String) -> RpcResult<BlobQuota> {
@@ -430,8 +431,8 @@ impl LcaiApiServer for LcaiRpc {
 
     async fn submit_frames(&self, token: String, frames: Vec<Frame>) -> RpcResult<FrameReceipt> {
         let (account, _) = self.account(&token)?;
-        self.frames.take(account, frames.len() as f64)?;
-        Ok(FrameReceipt { cursors: self.parts.relay.submit(account, frames).await? })
+        let charge = |count: usize| self.frames.take(account, count as f64);
+        Ok(FrameReceipt { cursors: self.parts.relay.submit_charged(account, frames, charge).await? })
     }
 
     async fn poll_frames(

@@ -82,13 +82,14 @@ pub struct TokenConfig {
     pub challenge_lifetime: u64,
     /// Seconds a token is accepted.
     pub token_lifetime: u64,
-    /// Used challenges remembered at most; logins are refused while it is full.
+    /// Used challenges remembered at most. Where more are used, those that expire first are refused from then on, used or
+    /// not, instead of remembered: a flood shortens the time that a challenge is good for.
     pub max_used_challenges: usize,
 }
 
 impl Default for TokenConfig {
     fn default() -> Self {
-        Self { challenge_lifetime: 300, token_lifetime: 3600, max_used_challenges: 65_536 }
+        Self { challenge_lifetime: 300, token_lifetime: 3600, max_used_challenges: 262_144 }
     }
 }
 
@@ -99,11 +100,31 @@ pub struct TokenIssuer {
     config: TokenConfig,
     /// Bound into challenges so that none survives a restart, which would forget that it was used.
     boot: [u8; 16],
-    used: Mutex<BTreeSet<(u64, [u8; RANDOM_LEN])>>,
+    used: Mutex<Used>,
     /// Unix seconds up to which tokens were ended by the operator.
     ended: watch::Sender<u64>,
     /// Where the key and the above are kept.
     file: Option<PathBuf>,
+}
+
+/// The challenges that are not good any more.
+#[derive(Default)]
+struct Used {
+    /// By when they expire.
+    one_by_one: BTreeSet<(u64, [u8; RANDOM_LEN])>,
+    /// And all that expire up to then.
+    up_to: u64,
+}
+
+impl Used {
+    /// Adds one, in the place of the oldest where there is no room; false if it was used.
+    fn add(&mut self, expires: u64, random: [u8; RANDOM_LEN], most: usize) -> bool {
+        let fresh = self.one_by_one.insert((expires, random));
+        while self.one_by_one.len() > most {
+            self.up_to = self.one_by_one.pop_first().map_or(self.up_to, |(expiry, _)| expiry);
+        }
+        fresh
+    }
 }
 
 impl fmt::Debug for TokenIssuer {
@@ -283,13 +304,13 @@ impl TokenIssuer {
 
     fn spend(&self, expires: u64, random: [u8; RANDOM_LEN], now: u64) -> Result<(), LcaiError> {
         let mut used = self.used.lock();
-        while used.first().is_some_and(|(expiry, _)| *expiry <= now) {
-            used.pop_first();
+        while used.one_by_one.first().is_some_and(|(expiry, _)| *expiry <= now) {
+            used.one_by_one.pop_first();
         }
-        if used.len() >= self.config.max_used_challenges {
-            return Err(LcaiError::QuotaExceeded("too many logins at present; try again in a minute".into()));
+        if expires <= used.up_to {
+            return Err(LcaiError::Expired("too many logins at present; ask for a new challenge".into()));
         }
-        if !used.insert((expires, random)) {
+        if !used.add(expires, random, self.config.max_used_challenges) {
             return Err(LcaiError::Unauthorized("the challenge was used already; ask for a new one".into()));
         }
         Ok(())
@@ -454,16 +475,24 @@ mod tests {
     }
 
     #[test]
-    fn used_challenges_are_bounded_and_forgotten_once_expired() {
+    fn used_challenges_are_bounded_and_none_is_good_twice() {
         let config = TokenConfig { max_used_challenges: 1, ..TokenConfig::default() };
         let (issuer, signer) =
             (TokenIssuer::new(TokenKey::random(), 8200, config), PrivateKeySigner::random());
-        let (first, second) = (signed(&issuer, &signer), signed(&issuer, &signer));
-        assert!(issuer.login(&first.0, &first.1, NOW).is_ok());
-        assert!(matches!(issuer.login(&second.0, &second.1, NOW), Err(LcaiError::QuotaExceeded(_))));
-        let later = NOW + config.challenge_lifetime;
-        let message = issuer.challenge(signer.address(), later).message;
-        let signature = signer.sign_message_sync(message.as_bytes()).unwrap().as_bytes().to_vec();
-        assert!(issuer.login(&message, &signature, later).is_ok());
+        let at = |time: u64| {
+            let message = issuer.challenge(signer.address(), time).message;
+            let signature = signer.sign_message_sync(message.as_bytes()).unwrap().as_bytes().to_vec();
+            (message, signature)
+        };
+        let (first, second, third) = (at(NOW), at(NOW), at(NOW + 1));
+        let login = |of: &(String, Vec<u8>), now| issuer.login(&of.0, &of.1, now);
+        assert!(login(&first, NOW).is_ok());
+        assert!(login(&third, NOW + 1).is_ok(), "others are not locked out");
+        assert!(matches!(login(&first, NOW + 1), Err(LcaiError::Expired(_))), "forgotten, and still not good twice");
+        assert!(matches!(login(&second, NOW + 1), Err(LcaiError::Expired(_))), "as old as what was forgotten");
+        assert!(matches!(login(&third, NOW + 1), Err(LcaiError::Unauthorized(_))));
+        assert_eq!(issuer.used.lock().one_by_one.len(), 1);
+        let later = NOW + config.challenge_lifetime + 1;
+        assert!(login(&at(later), later).is_ok());
     }
 }
