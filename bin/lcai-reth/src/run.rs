@@ -37,7 +37,7 @@ pub fn main() -> eyre::Result<()> {
 
 /// What Reth's server takes from everybody where the operator says nothing else: MB of a request and of an answer,
 /// subscriptions of a connection, connections. Reth's own are 15, 160, 1,024 and 500.
-fn rpc_defaults() -> DefaultRpcServerArgs {
+pub fn rpc_defaults() -> DefaultRpcServerArgs {
     DefaultRpcServerArgs::default()
         .with_rpc_max_request_size(5.into())
         .with_rpc_max_response_size(40.into())
@@ -114,26 +114,4 @@ fn known_contracts(settings: &Settings, chain_id: u64) -> Vec<alloy_primitives::
         book.canary_ledger.or_else(|| (chain_id == DEFAULT_CHAIN_ID).then_some(addresses::CANARY_LEDGER)),
     );
     known
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_server_is_bounded_where_the_operator_says_nothing() {
-        let _ = rpc_defaults().try_init();
-        let rpc = |args: &[&str]| {
-            let mut cli = LcaiCli::parse_from([&["lcai-reth", "node"], args].concat());
-            let rpc = &cli.as_node_command_mut().expect("a node").rpc;
-            [
-                rpc.rpc_max_request_size.get(),
-                rpc.rpc_max_response_size.get(),
-                rpc.rpc_max_subscriptions_per_connection.get(),
-                rpc.rpc_max_connections.get(),
-            ]
-        };
-        assert_eq!(rpc(&[]), [5, 40, 64, 2_000]);
-        assert_eq!(rpc(&["--rpc.max-request-size", "15", "--rpc.max-connections", "500"]), [15, 40, 64, 500]);
-    }
 }
