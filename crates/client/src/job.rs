@@ -185,10 +185,11 @@ impl<'a> Frames<'a> {
 
     /// The next envelope; `None` when the stream was cut, or is at the end of its token.
     async fn next(&mut self) -> Result<Option<Envelope>, ClientError> {
-        let envelope = self.subscription.next().await.transpose().map_err(|e| ClientError::Malformed {
-            method: "lcai_subscribeFrames",
-            reason: e.to_string(),
-        })?;
+        let envelope =
+            self.subscription.next().await.transpose().map_err(|e| ClientError::Malformed {
+                method: "lcai_subscribeFrames",
+                reason: e.to_string(),
+            })?;
         if let Some(envelope) = &envelope {
             self.cursor = envelope.cursor;
             if self.kept.len() < MAX_ENVELOPES {

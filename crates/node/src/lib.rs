@@ -329,6 +329,7 @@ fn start_rpc(
         let quotas = parts.journal.records("blob quota");
         Publisher::new(lane, parts.client.clone(), quotas, PublisherConfig::new(config.osaka_time))
     });
+    let upstream = config.upstream.as_ref().map(|url| Upstream::new(url, config.deployment)).transpose()?;
     let token_key = config.data_dir.join("token.key");
     let tokens = TokenIssuer::open(&token_key, config.deployment.chain_id, TokenConfig::default())
         .wrap_err_with(|| format!("the key of logins, {}", token_key.display()))?;
@@ -342,14 +343,15 @@ fn start_rpc(
         relay: relay.clone(),
         tokens: Arc::new(tokens),
         blobs: BlobService::new(parts.blobs, parts.sources, publisher),
+        upstream: upstream.clone(),
         settings: RpcSettings::default(),
     });
     let mut operator = RpcModule::new(());
     operator.merge(rpc.operator().into_rpc())?;
     let mut module = RpcModule::new(());
     module.merge(rpc.into_rpc())?;
-    if let Some(url) = &config.upstream {
-        Upstream::new(url, config.deployment)?.take_over(&mut module)?;
+    if let Some(upstream) = upstream {
+        upstream.take_over(&mut module)?;
     }
     Ok(Rpc { relay, module, operator })
 }

@@ -91,7 +91,9 @@ impl Publisher {
         if balance >= cost {
             return Ok(());
         }
-        let text = format!("account {account} has never had a session and has {balance} wei: less than the {cost} wei of a blob");
+        let text = format!(
+            "account {account} has never had a session and has {balance} wei: less than the {cost} wei of a blob"
+        );
         Err(LcaiError::QuotaExceeded(text))
     }
 

@@ -173,6 +173,9 @@ mod tests {
         drop(request);
         assert!(other.read(100_000));
         drop(greedy);
-        assert!(Bounds::new(&pools, 1 << 20, 1 << 20).read(900_000), "what a lost connection held is there again");
+        assert!(
+            Bounds::new(&pools, 1 << 20, 1 << 20).read(900_000),
+            "what a lost connection held is there again"
+        );
     }
 }

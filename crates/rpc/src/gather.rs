@@ -318,7 +318,11 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(9)).await;
             taking.read_exact(&mut part).await.unwrap();
         }
-        drop((reader.await.unwrap().unwrap(), writer.await.unwrap().unwrap(), talker.await.unwrap().unwrap()));
+        drop((
+            reader.await.unwrap().unwrap(),
+            writer.await.unwrap().unwrap(),
+            talker.await.unwrap().unwrap(),
+        ));
     }
 
     #[tokio::test]

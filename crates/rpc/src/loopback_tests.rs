@@ -196,6 +196,7 @@ impl Node {
                 TokenIssuer::open(&dir.join("token.key"), deployment().chain_id, options.tokens).unwrap(),
             ),
             blobs: options.blobs,
+            upstream: None,
             settings: options.settings,
         });
         let operator = rpc.operator();
@@ -761,6 +762,32 @@ async fn a_node_without_the_key_hands_on_calls_streams_and_refusals() {
     assert!(ws.get_job(JOB).await.unwrap().is_some());
     assert_eq!(code(ws.get_receipt(JOB).await), -39015);
     before.stop();
+}
+
+#[tokio::test]
+async fn a_client_does_not_use_up_what_the_other_node_takes_of_all() {
+    let (scene, dir, own) = (Scene::new(), tempdir().unwrap(), tempdir().unwrap());
+    let dispatcher = Node::plain(&scene, dir.path()).await;
+    let before = follower(&scene, own.path(), &dispatcher).await;
+    let url = format!("ws://{}", before.local_addr());
+    let greedy = WsClientBuilder::default().build(&url).await.unwrap();
+    let other = WsClientBuilder::default().build(&url).await.unwrap();
+    let mut done = 0;
+    let refused = loop {
+        match greedy.challenge(scene.user.address()).await {
+            Ok(_) => done += 1,
+            refused => break refused,
+        }
+        assert!(done < 900, "it is refused before the node's own rate for a connection");
+    };
+    assert_eq!(code(refused), -39007);
+    assert!(done >= 250, "{done}");
+    assert!(other.challenge(scene.user.address()).await.is_ok());
+    // Subscriptions count too; what is regained meanwhile is soon gone.
+    while code(greedy.subscribe_work("x".into()).await) != -39007 {}
+    assert_eq!(code(other.subscribe_work("x".into()).await), -39003);
+    before.stop();
+    dispatcher.stop().await;
 }
 
 #[tokio::test]

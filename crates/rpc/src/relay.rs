@@ -32,6 +32,8 @@ use tokio::{
 
 /// Frames one call may bring.
 pub const MAX_FRAMES_PER_CALL: usize = 256;
+/// Chunks of one job that are taken: each leaves a trace until the frames of its session are dropped.
+const MAX_JOB_CHUNKS: u32 = 65_536;
 /// Bytes one session may keep beside the complete frames of its undecided jobs.
 pub const DEFAULT_SESSION_CAP: u64 = 8 * 1024 * 1024;
 /// Requests waiting for the writer.
@@ -264,6 +266,9 @@ impl Relay {
         for (index, frame) in frames.iter().enumerate() {
             let name = |text: String| LcaiError::FrameRefused(format!("frame {index}: {text}"));
             frame.validate().map_err(|e| name(e.to_string()))?;
+            if frame.seq > MAX_JOB_CHUNKS + 1 {
+                return Err(name(format!("at most {MAX_JOB_CHUNKS} chunks of a job are taken")));
+            }
             if frame.failure.is_some() {
                 return Err(name("only a relay makes delivery failures".into()));
             }
@@ -310,6 +315,7 @@ impl Relay {
             seat,
             reader: Reader { session: key, user: account },
             cursor,
+            missed: 0,
             _permit: permit,
         })
     }
@@ -502,6 +508,8 @@ pub struct FrameReader {
     seat: Seat,
     reader: Reader,
     cursor: u64,
+    /// Frames before the next one that are not kept any more.
+    missed: u64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -539,6 +547,7 @@ impl FrameReader {
                 Some(batch) => batch,
                 None => self.read_store().await?,
             };
+            let batch = self.telling_gaps(batch)?;
             let Some(last) = batch.last() else {
                 // An error means that the sender is gone, which our seat prevents.
                 let _ = timeout(IDENTITY_CHECK, self.seat.news.changed()).await;
@@ -581,9 +590,25 @@ impl FrameReader {
         })
         .await?;
         if kept.is_empty() {
-            self.cursor = self.cursor.max(self.seat.channel.floor());
+            let floor = self.seat.channel.floor();
+            self.missed = self.missed.saturating_add(floor.saturating_sub(self.cursor));
+            self.cursor = self.cursor.max(floor);
         }
         Ok(kept)
+    }
+
+    /// A session's cursors have no gaps but where frames were dropped, which the next envelope tells.
+    fn telling_gaps(&mut self, mut batch: Vec<Arc<Live>>) -> Result<Vec<Arc<Live>>, LcaiError> {
+        let mut before = self.cursor;
+        for live in &mut batch {
+            let gap = live.cursor.saturating_sub(before).saturating_sub(1);
+            let missed = std::mem::take(&mut self.missed).saturating_add(gap);
+            if missed > 0 {
+                *live = Arc::new(live.after_gap(missed).map_err(|e| fault(&e))?);
+            }
+            before = live.cursor;
+        }
+        Ok(batch)
     }
 
     fn check_identity(&self) -> Result<(), LcaiError> {
@@ -940,5 +965,10 @@ mod tests {
         let first = seqs[0];
         assert!(first > 20, "{first}");
         assert_eq!(seqs, (first..=40).collect::<Vec<_>>());
+        let missed: Vec<u64> = batch.iter().map(|e| e.missed).collect();
+        assert_eq!(missed[0], u64::from(first) - 2, "of those after cursor 1");
+        assert!(missed[1..].iter().all(|missed| *missed == 0));
+        let refused = relay.submit(worker, vec![chunk(JOB, MAX_JOB_CHUNKS + 2, 40)]).await;
+        assert!(matches!(refused, Err(LcaiError::FrameRefused(_))));
     }
 }

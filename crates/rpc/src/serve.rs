@@ -478,7 +478,8 @@ where
     }
 
     fn batch<'a>(&self, batch: Batch<'a>) -> impl Future<Output = Self::BatchResponse> + Send + 'a {
-        let (taken, service, bounds) = (self.take(batch.len()), self.service.clone(), Arc::clone(&self.bounds));
+        let (taken, service, bounds) =
+            (self.take(batch.len()), self.service.clone(), Arc::clone(&self.bounds));
         let batches = Arc::clone(&self.batches);
         async move {
             let _received = bounds.request();

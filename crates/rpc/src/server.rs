@@ -19,7 +19,8 @@ use crate::{
         SessionInfo, SessionOffer, Versions, WorkerInfo,
     },
     unix_now,
-    watch::{AccountWatch, NetworkWatch, WorkWatch},
+    upstream::{Offers, Upstream},
+    watch::{AccountWatch, NetworkWatch, Networks, WorkWatch},
 };
 use alloy_primitives::{Address, B256, Bytes, keccak256};
 use alloy_sol_types::SolCall;
@@ -117,6 +118,8 @@ pub struct RpcParts {
     pub tokens: Arc<TokenIssuer>,
     /// Blobs.
     pub blobs: BlobService,
+    /// The node that calls are handed on to ([`Upstream::take_over`]), if any.
+    pub upstream: Option<Upstream>,
     /// Rates and times.
     pub settings: RpcSettings,
 }
@@ -133,6 +136,7 @@ pub struct LcaiRpc {
     frames: AccountLimiter,
     calls: AccountLimiter,
     streams: Streams,
+    networks: Arc<Networks>,
 }
 
 impl fmt::Debug for LcaiRpc {
@@ -149,6 +153,7 @@ impl LcaiRpc {
             frames: AccountLimiter::new(settings.frames, settings.max_accounts),
             calls: AccountLimiter::new(settings.calls, settings.max_accounts),
             streams: Streams::new(settings.slow_reader, settings.max_watchers),
+            networks: Arc::default(),
             parts,
         }
     }
@@ -294,15 +299,25 @@ fn page(limit: Option<Quantity>) -> Result<usize, LcaiError> {
 #[async_trait]
 impl LcaiApiServer for LcaiRpc {
     async fn network(&self) -> RpcResult<NetworkInfo> {
-        Ok(self.network_info()?)
+        let network = self.network_info()?;
+        // What is handed on is offered here as it is there.
+        let offers = match &self.parts.upstream {
+            Some(upstream) => upstream.offers().await,
+            None => None,
+        };
+        Ok(offers.map_or(network.clone(), |Offers { dispatcher, publishes_blobs }| NetworkInfo {
+            dispatcher,
+            publishes_blobs,
+            ..network
+        }))
     }
 
     async fn models(&self) -> RpcResult<Vec<ModelInfo>> {
-        Ok(self.parts.directory.models())
+        Ok(self.networks.now(self.parts.directory.as_ref()).models.clone())
     }
 
     async fn workers(&self) -> RpcResult<Vec<WorkerInfo>> {
-        Ok(self.parts.directory.workers())
+        Ok(self.networks.now(self.parts.directory.as_ref()).workers.clone())
     }
 
     async fn versions(&self) -> RpcResult<Versions> {
@@ -478,7 +493,7 @@ impl LcaiApiServer for LcaiRpc {
     }
 
     async fn subscribe_network(&self, pending: PendingSubscriptionSink) -> SubscriptionResult {
-        let watched = Ok((NetworkWatch::default(), Ending::never()));
+        let watched = Ok((NetworkWatch::new(Arc::clone(&self.networks)), Ending::never()));
         self.streams.changes(pending, watched, &self.parts.directory).await
     }
 

@@ -149,7 +149,8 @@ impl TokenIssuer {
     pub fn open(path: &Path, chain_id: u64, config: TokenConfig) -> io::Result<Self> {
         let (key, ended) = match fs::read(path).map(Zeroizing::new) {
             Ok(bytes) => parse_file(&bytes).ok_or_else(|| {
-                let text = format!("{} has {} bytes, a token key file {FILE_LEN}", path.display(), bytes.len());
+                let text =
+                    format!("{} has {} bytes, a token key file {FILE_LEN}", path.display(), bytes.len());
                 io::Error::new(io::ErrorKind::InvalidData, text)
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -428,7 +429,10 @@ mod tests {
         let issuer = open();
         assert!(matches!(issuer.verify(&token, NOW + 1), Err(LcaiError::Expired(_))));
         let other = TokenIssuer::open(&dir.path().join("other.key"), 8200, TokenConfig::default()).unwrap();
-        assert!(matches!(issuer.verify(&log_in(&other), NOW), Err(LcaiError::Unauthorized(_))), "keys differ");
+        assert!(
+            matches!(issuer.verify(&log_in(&other), NOW), Err(LcaiError::Unauthorized(_))),
+            "keys differ"
+        );
 
         #[cfg(unix)]
         {
@@ -488,8 +492,14 @@ mod tests {
         let login = |of: &(String, Vec<u8>), now| issuer.login(&of.0, &of.1, now);
         assert!(login(&first, NOW).is_ok());
         assert!(login(&third, NOW + 1).is_ok(), "others are not locked out");
-        assert!(matches!(login(&first, NOW + 1), Err(LcaiError::Expired(_))), "forgotten, and still not good twice");
-        assert!(matches!(login(&second, NOW + 1), Err(LcaiError::Expired(_))), "as old as what was forgotten");
+        assert!(
+            matches!(login(&first, NOW + 1), Err(LcaiError::Expired(_))),
+            "forgotten, and still not good twice"
+        );
+        assert!(
+            matches!(login(&second, NOW + 1), Err(LcaiError::Expired(_))),
+            "as old as what was forgotten"
+        );
         assert!(matches!(login(&third, NOW + 1), Err(LcaiError::Unauthorized(_))));
         assert_eq!(issuer.used.lock().one_by_one.len(), 1);
         let later = NOW + config.challenge_lifetime + 1;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use syn::{Expr, FnArg, GenericArgument, Item, Lit, Pat, PathArguments, ReturnType, TraitItemFn, Type};
 
 /// Errors that any call may be refused with.
-const ANY: [&str; 3] = ["InvalidParams", "QuotaExceeded", "Internal"];
+const ANY: [&str; 4] = ["InvalidParams", "QuotaExceeded", "Internal", "UpstreamUnavailable"];
 
 /// `LcaiError`'s variants, from their doc comments: "-39001: the model is not registered".
 pub(crate) fn errors(file: &syn::File) -> Map<String, Value> {
