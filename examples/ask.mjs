@@ -73,7 +73,8 @@ async function* frames(url, token, login, session) {
         const message = queue.shift()
         if (message === null) break
         if ([-39003, -39004].includes(message.error?.code) && !renewed) {
-          ;[token, renewed] = [await login(), true]
+          token = await login()
+          renewed = true
           break
         }
         // -39013: the node reads the session's block in a moment. Anything else will not get better.
