@@ -311,7 +311,10 @@ mod tests {
             let mut all = vec![0; 100_000];
             reading.read_exact(&mut all).await.map(|_| reading)
         });
-        let writer = tokio::spawn(async move { writing.write_all(&[7; 100_000]).await.map(|()| writing) });
+        let writer = tokio::spawn(async move {
+            writing.write_all(&[7; 100_000]).await?;
+            writing.flush().await.map(|()| writing)
+        });
         let talker = tokio::spawn(async move { talking.write_all(&[1; 100_000]).await.map(|()| talking) });
         let mut part = [0; 1000];
         for _ in 0..100 {

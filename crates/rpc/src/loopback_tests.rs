@@ -40,11 +40,7 @@ use lcai_primitives::{
 };
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 use tempfile::tempdir;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::watch,
-};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::watch};
 
 const CAP: u64 = 64 << 20;
 

@@ -254,17 +254,8 @@ impl Connection {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY not set");
         }
-        let limited = {
-            let bucket = Arc::new(Mutex::new(Bucket::full(self.limits.calls, Instant::now())));
-            let (rate, bounds, batches) = (self.limits.calls, Arc::clone(&self.bounds), Arc::default());
-            move |service| Limited {
-                service,
-                rate,
-                bucket: Arc::clone(&bucket),
-                bounds: Arc::clone(&bounds),
-                batches: Arc::clone(&batches),
-            }
-        };
+        let limits = CallLimits::new(self.limits.calls, &self.bounds);
+        let limited = move |service| Limited { service, limits: limits.clone() };
         let cors = CorsLayer::new().allow_origin(Any).allow_methods(Any).allow_headers(Any);
         let builder = Server::builder()
             .set_config(self.limits.config())
@@ -402,10 +393,9 @@ fn unauthorized() -> HttpResponse {
     response
 }
 
-/// Refuses calls above a connection's rate, and answers that there is no room for.
+/// What one connection may call for, and have answered.
 #[derive(Clone)]
-struct Limited<S> {
-    service: S,
+struct CallLimits {
     rate: Rate,
     bucket: Arc<Mutex<Bucket>>,
     bounds: Arc<Bounds>,
@@ -413,7 +403,12 @@ struct Limited<S> {
     batches: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl<S> Limited<S> {
+impl CallLimits {
+    fn new(rate: Rate, bounds: &Arc<Bounds>) -> Self {
+        let bucket = Arc::new(Mutex::new(Bucket::full(rate, Instant::now())));
+        Self { rate, bucket, bounds: Arc::clone(bounds), batches: Arc::default() }
+    }
+
     fn take(&self, calls: usize) -> Result<(), ErrorObjectOwned> {
         if self.bounds.is_full() {
             return Err(no_room());
@@ -425,6 +420,13 @@ impl<S> Limited<S> {
             LcaiError::QuotaExceeded(text).into()
         })
     }
+}
+
+/// Refuses calls above a connection's rate, and answers that there is no room for.
+#[derive(Clone)]
+struct Limited<S> {
+    service: S,
+    limits: CallLimits,
 }
 
 fn no_room() -> ErrorObjectOwned {
@@ -467,7 +469,8 @@ where
     type BatchResponse = MethodResponse;
 
     fn call<'a>(&self, request: Request<'a>) -> impl Future<Output = Self::MethodResponse> + Send + 'a {
-        let (taken, service, bounds) = (self.take(1), self.service.clone(), Arc::clone(&self.bounds));
+        let (taken, service) = (self.limits.take(1), self.service.clone());
+        let bounds = Arc::clone(&self.limits.bounds);
         async move {
             let (_received, id) = (bounds.request(), request.id());
             match taken {
@@ -478,9 +481,8 @@ where
     }
 
     fn batch<'a>(&self, batch: Batch<'a>) -> impl Future<Output = Self::BatchResponse> + Send + 'a {
-        let (taken, service, bounds) =
-            (self.take(batch.len()), self.service.clone(), Arc::clone(&self.bounds));
-        let batches = Arc::clone(&self.batches);
+        let (taken, service) = (self.limits.take(batch.len()), self.service.clone());
+        let CallLimits { bounds, batches, .. } = self.limits.clone();
         async move {
             let _received = bounds.request();
             match taken {
@@ -498,7 +500,7 @@ where
         n: Notification<'a>,
     ) -> impl Future<Output = Self::NotificationResponse> + Send + 'a {
         // Notifications are answered by nothing and call nothing.
-        drop(self.bounds.request());
+        drop(self.limits.bounds.request());
         self.service.notification(n)
     }
 }
