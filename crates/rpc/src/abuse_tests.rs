@@ -67,14 +67,17 @@ async fn large_and_deep_parameters_are_refused_unread() {
     let (status, _) = post(&node, large.as_bytes()).await;
     assert!(status.contains("413"), "{status}");
 
-    // Over WebSocket it is told so at the message's head, unread; the connection that sent it is closed, and no other.
+    // Over WebSocket it is told so at the message's head. What follows is no message then: the connection that sent it is
+    // closed, and no other.
     let other = node.ws().await;
     let mut ws = websocket(node.handle.local_addr()).await;
-    ws.write_all(&text_message(large.as_bytes())[..1024]).await.unwrap();
+    let large = text_message(large.as_bytes());
+    let (head, rest) = large.split_at(14);
+    ws.write_all(head).await.unwrap();
     let answer: Value = serde_json::from_slice(&read_text(&mut ws).await).unwrap();
     assert_eq!((answer["error"]["code"].as_i64(), answer["id"].is_null()), (Some(-32007), true), "{answer}");
-    // What is left of the message is no message.
-    let _ = ws.write_all(&[b'0'; 65_536]).await;
+    // It may be closed before it has read everything.
+    let _ = ws.write_all(rest).await;
     let closed = timeout(Duration::from_secs(5), ws.read_to_end(&mut Vec::new())).await;
     assert!(closed.is_ok(), "it is closed");
     assert!(other.health().await.is_ok());
@@ -275,7 +278,8 @@ async fn everything_at_once_stays_within_the_bound() {
     let mut refused = 0;
     let mut seq = 0;
     let flood = async {
-        while Instant::now() < until {
+        // A busy machine takes its time for the first ones.
+        while Instant::now() < until || refused == 0 {
             let frames = (0..32).map(|n| chunk(JOB, seq + n + 1, 30_000)).collect();
             match flooding.submit_frames(worker.clone(), frames).await {
                 Ok(_) => seq += 32,

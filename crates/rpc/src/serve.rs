@@ -25,7 +25,7 @@ use jsonrpsee::{
 use metrics::counter;
 use parking_lot::Mutex;
 use std::{
-    io,
+    io::{self, Write},
     net::SocketAddr,
     sync::{
         Arc,
@@ -214,8 +214,8 @@ async fn accept_loop(
         let place = place.and_then(|place| Some((place, Arc::clone(&room).try_acquire_owned().ok()?)));
         let Some(permit) = place else {
             counter!("lcai_rpc_connections_refused_total").increment(1);
-            // Into the empty buffer of a new connection; one that cannot take it is closed all the same.
-            let _ = stream.try_write(TOO_MANY);
+            // Into the empty buffer of a new connection, without waiting; it is closed all the same.
+            let _ = stream.into_std().and_then(|mut socket| socket.write(TOO_MANY));
             continue;
         };
         id = id.wrapping_add(1);
