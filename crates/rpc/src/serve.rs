@@ -401,12 +401,18 @@ struct CallLimits {
     bounds: Arc<Bounds>,
     /// Held while a batch is answered: its answer may be as large as answers are allowed to be.
     batches: Arc<tokio::sync::Mutex<()>>,
+    /// Calls being answered: further ones wait, so that no connection has everybody's work wait behind its own.
+    running: Arc<Semaphore>,
 }
+
+/// Calls of one connection that are answered at once.
+const MAX_RUNNING: usize = 64;
 
 impl CallLimits {
     fn new(rate: Rate, bounds: &Arc<Bounds>) -> Self {
         let bucket = Arc::new(Mutex::new(Bucket::full(rate, Instant::now())));
-        Self { rate, bucket, bounds: Arc::clone(bounds), batches: Arc::default() }
+        let running = Arc::new(Semaphore::new(MAX_RUNNING));
+        Self { rate, bucket, bounds: Arc::clone(bounds), batches: Arc::default(), running }
     }
 
     fn take(&self, calls: usize) -> Result<(), ErrorObjectOwned> {
@@ -470,13 +476,18 @@ where
 
     fn call<'a>(&self, request: Request<'a>) -> impl Future<Output = Self::MethodResponse> + Send + 'a {
         let (taken, service) = (self.limits.take(1), self.service.clone());
-        let bounds = Arc::clone(&self.limits.bounds);
+        let CallLimits { bounds, running, .. } = self.limits.clone();
         async move {
             let (_received, id) = (bounds.request(), request.id());
-            match taken {
-                Ok(()) => counted(&bounds, id, service.call(request).await),
-                Err(error) => refused(&bounds, id, error),
+            if let Err(error) = taken {
+                return refused(&bounds, id, error);
             }
+            // Never closed.
+            let _running = running.acquire().await;
+            if bounds.is_full() {
+                return refused(&bounds, id, no_room());
+            }
+            counted(&bounds, id, service.call(request).await)
         }
     }
 
