@@ -35,23 +35,28 @@ async function wrap(sessionKey, reader) {
   return toHex(join(point, await seal(new Uint8Array(shared), sessionKey)))
 }
 
-/** Checks the macs of one job's chunks: each covers job id, seq, the mac before it, and the sealed payload. */
+/** Checks the macs of one job's chunks: each covers job id, seq, the mac before it, and the sealed payload. Gives false
+    where a chunk before it is missing: the signed answer has all the text. */
 async function macChecker(sessionKey, jobId) {
   const secret = await subtle.importKey('raw', sessionKey, 'HKDF', false, ['deriveKey'])
   const info = { name: 'HKDF', hash: 'SHA-256', salt: new Uint8Array(), info: toBytes('lcai chunk v1') }
   const key = await subtle.deriveKey(info, secret, { name: 'HMAC', hash: 'SHA-256', length: 256 }, false, ['verify'])
-  let previous = new Uint8Array(32)
+  let [previous, next] = [new Uint8Array(32), 1]
   return async (frame, payload) => {
+    if (frame.seq !== next) return false
+    next += 1
     const mac = toBytes(frame.mac)
     const covered = join(toBytes(jobId, { size: 8 }), toBytes(frame.seq, { size: 4 }), previous, payload)
     if (!(await subtle.verify('HMAC', key, mac, covered))) throw new Error(`the mac of chunk ${frame.seq} is wrong`)
     previous = mac
+    return true
   }
 }
 
-/** `lcai_subscribeFrames` over WebSocket: yields envelopes, and goes on from the last cursor when it is cut. */
-async function* frames(url, token, session) {
-  for (let cursor = '0x0'; ; ) {
+/** `lcai_subscribeFrames` over WebSocket: yields frames, and goes on from the last cursor when it is cut, with a new login
+    where the node does not take the token any more. */
+async function* frames(url, token, login, session) {
+  for (let cursor = '0x0', renewed = false; ; ) {
     const socket = new WebSocket(url.replace(/^http/, 'ws'))
     const queue = []
     let wake = () => {}
@@ -67,10 +72,16 @@ async function* frames(url, token, session) {
         while (queue.length === 0) await new Promise((resolve) => (wake = resolve))
         const message = queue.shift()
         if (message === null) break
+        if ([-39003, -39004].includes(message.error?.code) && !renewed) {
+          token = await login()
+          renewed = true
+          break
+        }
         // -39013: the node reads the session's block in a moment. Anything else will not get better.
         if (message.error && message.error.code !== -39013) throw new Error(message.error.message)
         if (message.error || message.params?.error) break
         if (message.method !== 'lcai_frames') continue
+        renewed = false
         cursor = message.params.result.cursor
         yield message.params.result.frame
       }
@@ -105,8 +116,11 @@ export async function ask({ url, privateKey, model = 'lcai-tiny', prompt, ownBlo
   }
 
   // Log in: the account signs the node's text (EIP-191), the token is a parameter from then on.
-  const { message } = await lcai('challenge', account.address)
-  const { token } = await lcai('login', message, await account.signMessage({ message }))
+  const login = async () => {
+    const { message } = await lcai('challenge', account.address)
+    return (await lcai('login', message, await account.signMessage({ message }))).token
+  }
+  const token = await login()
 
   // Two calls and one transaction open a session.
   const offer = await lcai('requestSession', model, account.address)
@@ -129,12 +143,12 @@ export async function ask({ url, privateKey, model = 'lcai-tiny', prompt, ownBlo
   // Chunks are shown as they come; the last frame carries the whole answer under the worker's signature.
   const check = await macChecker(sessionKey, job.jobId)
   let [shown, macs] = ['', 0]
-  for await (const frame of frames(url, token, toHex(session.sessionId))) {
+  for await (const frame of frames(url, token, login, toHex(session.sessionId))) {
     if (BigInt(frame.jobId) !== job.jobId) continue
     const payload = frame.payload ? new Uint8Array(Buffer.from(frame.payload, 'base64')) : new Uint8Array()
     if (frame.type === 'error') throw new Error('the worker gave up; the fee is refunded after the deadline')
     if (frame.type === 'chunk') {
-      await check(frame, payload)
+      if (!(await check(frame, payload))) continue
       macs += 1
       if ((frame.kind ?? 'text') !== 'text') continue
       const text = new TextDecoder().decode(await open(sessionKey, payload))

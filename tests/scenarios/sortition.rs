@@ -185,7 +185,7 @@ async fn eligible_in(user: &User, request: U256, worker: Address, block: u64) ->
     let manager = user.node().network().deployment.session_manager.unwrap();
     let chain: std::sync::Arc<dyn HostClient> = user.node().chain();
     let hash: serde_json::Value = jsonrpsee::core::client::ClientT::request(
-        user.node().rpc(),
+        &*user.node().rpc(),
         "eth_getBlockByNumber",
         jsonrpsee::rpc_params![format!("{block:#x}"), false],
     )

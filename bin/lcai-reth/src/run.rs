@@ -14,8 +14,9 @@ use reth::cli::Cli;
 use reth_chainspec::{ChainSpec, EthChainSpec};
 use reth_db::DatabaseEnv;
 use reth_node_builder::{NodeBuilder, WithLaunchContext};
-use reth_node_core::version::{
-    RethCliVersionConsts, default_reth_version_metadata, try_init_version_metadata,
+use reth_node_core::{
+    args::DefaultRpcServerArgs,
+    version::{RethCliVersionConsts, default_reth_version_metadata, try_init_version_metadata},
 };
 use reth_node_ethereum::EthereumNode;
 
@@ -46,6 +47,8 @@ fn command() -> clap::Command {
 /// # Errors
 /// Whatever keeps the node from starting or ends it.
 pub fn main() -> eyre::Result<()> {
+    // Only an operator's own values go above these.
+    let _ = rpc_defaults().try_init();
     let mut cli = LcaiCli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     prepare(&mut cli);
     cli.run(async move |builder, args| launch(builder, args).await)
@@ -57,6 +60,16 @@ fn prepare(cli: &mut LcaiCli) {
         // Live workers still send EIP-4844 sidecars; after Osaka the pool refuses them.
         node.rpc.rpc_force_blob_sidecar_upcasting |= !node.ext.no_blob_upcasting;
     }
+}
+
+/// What Reth's server takes from everybody where the operator says nothing else: MB of a request and of an answer,
+/// subscriptions of a connection, connections. Reth's own are 15, 160, 1,024 and 500.
+pub fn rpc_defaults() -> DefaultRpcServerArgs {
+    DefaultRpcServerArgs::default()
+        .with_rpc_max_request_size(5.into())
+        .with_rpc_max_response_size(40.into())
+        .with_rpc_max_subscriptions_per_connection(64.into())
+        .with_rpc_max_connections(2_000.into())
 }
 
 async fn launch(

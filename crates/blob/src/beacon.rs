@@ -89,6 +89,11 @@ struct Answer<T> {
     data: T,
 }
 
+/// What an answer of the API carries.
+fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice::<Answer<T>>(body).map(|answer| answer.data)
+}
+
 #[derive(Deserialize)]
 struct Genesis {
     genesis_time: String,
@@ -252,9 +257,9 @@ impl BeaconSource {
             }
             body.extend_from_slice(&chunk);
         }
-        let answer: Answer<T> = serde_json::from_slice(&body)
-            .map_err(|e| self.failed(format!("answers {path} otherwise than the Beacon API says: {e}")))?;
-        Ok(Some(answer.data))
+        parsed(&body)
+            .map(Some)
+            .map_err(|e| self.failed(format!("answers {path} otherwise than the Beacon API says: {e}")))
     }
 
     fn failed(&self, reason: String) -> BlobError {

@@ -11,6 +11,7 @@ use jsonrpsee::{
 use lcai_host::HostClient;
 use lcai_host_rpc::RpcClient;
 use lcai_rpc::{api::LcaiApiClient, types::NetworkInfo};
+use parking_lot::RwLock;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -25,7 +26,8 @@ const FIRST_BLOCK: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 pub struct Connection {
     url: String,
-    ws: Arc<WsClient>,
+    /// Shared by the copies of this connection: what one makes anew, all have.
+    ws: Arc<RwLock<Arc<WsClient>>>,
     chain: Arc<dyn HostClient>,
     network: NetworkInfo,
 }
@@ -54,13 +56,16 @@ impl Connection {
             return Err(ClientError::WrongChain { expected: network.deployment.chain_id, found });
         }
         let chain = RpcClient::connect(url, Some(found)).await.map_err(|e| unreachable(url, e))?;
-        Ok(Self { url: url.to_owned(), ws, chain: Arc::new(chain), network })
+        Ok(Self { url: url.to_owned(), ws: Arc::new(RwLock::new(ws)), chain: Arc::new(chain), network })
     }
 
-    /// The same node over a new connection.
-    pub async fn reopen(&self) -> Result<Self, ClientError> {
-        let ws = Arc::new(connect(&self.url).await?);
-        Ok(Self { ws, ..self.clone() })
+    /// Makes the connection anew if it was cut, e.g. because the node was restarted.
+    pub async fn reopen(&self) -> Result<(), ClientError> {
+        if !self.rpc().is_connected() {
+            let fresh = Arc::new(connect(&self.url).await?);
+            *self.ws.write() = fresh;
+        }
+        Ok(())
     }
 
     /// Where the node is.
@@ -73,9 +78,9 @@ impl Connection {
         &self.network
     }
 
-    /// `lcai_*` (through [`LcaiApiClient`]) and any other method.
-    pub fn rpc(&self) -> &WsClient {
-        &self.ws
+    /// `lcai_*` (through [`LcaiApiClient`]) and any other method. Of no use any more once the connection was made anew.
+    pub fn rpc(&self) -> Arc<WsClient> {
+        Arc::clone(&self.ws.read())
     }
 
     /// The chain.
@@ -85,7 +90,7 @@ impl Connection {
 
     /// A transaction's receipt with its logs; `None` while it is not included on the canonical chain.
     pub async fn receipt(&self, transaction: B256) -> Result<Option<TransactionReceipt>, ClientError> {
-        self.ws
+        self.rpc()
             .request("eth_getTransactionReceipt", rpc_params![transaction])
             .await
             .map_err(refused("eth_getTransactionReceipt"))

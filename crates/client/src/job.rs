@@ -21,6 +21,10 @@ const MAX_ENVELOPES: usize = 65_536;
 /// How often the chain is asked where the job stands.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long a node may be away, and how often a cut stream is tried again meanwhile.
+const OUTAGE: Duration = Duration::from_secs(60);
+const RESUME_INTERVAL: Duration = Duration::from_millis(200);
+
 /// Seconds beyond the chain's own deadlines before the client gives up.
 const GRACE_SECONDS: u64 = 60;
 
@@ -179,27 +183,38 @@ impl<'a> Frames<'a> {
         Ok(Self { user, session, subscription, cursor: 0, kept: Vec::new() })
     }
 
-    /// The next envelope; resumes from the cursor when the stream was cut.
-    async fn next(&mut self) -> Result<Envelope, ClientError> {
+    /// The next envelope; `None` when the stream was cut, or is at the end of its token.
+    async fn next(&mut self) -> Result<Option<Envelope>, ClientError> {
+        let envelope =
+            self.subscription.next().await.transpose().map_err(|e| ClientError::Malformed {
+                method: "lcai_subscribeFrames",
+                reason: e.to_string(),
+            })?;
+        if let Some(envelope) = &envelope {
+            self.cursor = envelope.cursor;
+            if self.kept.len() < MAX_ENVELOPES {
+                self.kept.push(envelope.clone());
+            }
+        }
+        Ok(envelope)
+    }
+
+    /// Subscribes again from the cursor, over a new connection where it was cut; a node that restarts is given time.
+    async fn resume(&mut self) -> Result<(), ClientError> {
+        let started = Instant::now();
         loop {
-            match self.subscription.next().await {
-                Some(Ok(envelope)) => {
-                    self.cursor = envelope.cursor;
-                    if self.kept.len() < MAX_ENVELOPES {
-                        self.kept.push(envelope.clone());
-                    }
-                    return Ok(envelope);
+            tokio::time::sleep(RESUME_INTERVAL).await;
+            let resumed = async {
+                self.user.node.reopen().await?;
+                subscribe(self.user, self.session, self.cursor).await
+            };
+            match resumed.await {
+                Ok(subscription) => {
+                    self.subscription = subscription;
+                    return Ok(());
                 }
-                Some(Err(e)) => {
-                    return Err(ClientError::Malformed {
-                        method: "lcai_subscribeFrames",
-                        reason: e.to_string(),
-                    });
-                }
-                None => {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                    self.subscription = subscribe(self.user, self.session, self.cursor).await?;
-                }
+                Err(ClientError::Unreachable { .. }) if started.elapsed() < OUTAGE => {}
+                Err(e) => return Err(e),
             }
         }
     }
@@ -218,15 +233,16 @@ async fn subscribe(
 ) -> Result<Subscription<Envelope>, ClientError> {
     let started = Instant::now();
     loop {
-        let token = user.token().await?;
-        match user.node.rpc().subscribe_frames(token, session.id, cursor.into()).await {
-            Ok(subscription) => return Ok(subscription),
-            Err(RpcError::Call(e))
-                if is_not_there_yet(e.code()) && started.elapsed() < Duration::from_secs(15) =>
+        let subscribed = user.with_token("lcai_subscribeFrames", |rpc, token| async move {
+            rpc.subscribe_frames(token, session.id, cursor.into()).await
+        });
+        match subscribed.await {
+            Err(ClientError::Refused { code, .. })
+                if is_not_there_yet(code) && started.elapsed() < Duration::from_secs(15) =>
             {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            Err(e) => return Err(refused("lcai_subscribeFrames")(e)),
+            subscribed => return subscribed,
         }
     }
 }
@@ -251,17 +267,27 @@ impl Waiting<'_> {
         let seconds =
             params.ack_timeout.saturating_add(params.completion_timeout).saturating_add(GRACE_SECONDS);
         let started = Instant::now();
+        let mut reached = started;
         let mut check = tokio::time::interval(CHECK_INTERVAL);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while started.elapsed() < Duration::from_secs(seconds) {
             tokio::select! {
-                envelope = self.frames.next(), if !self.signed => self.take(&envelope?, events)?,
-                _ = check.tick() => {
-                    if let Some(receipt) = self.settled(events).await? {
+                envelope = self.frames.next(), if !self.signed => match envelope? {
+                    Some(envelope) => self.take(&envelope, events)?,
+                    None => self.frames.resume().await?,
+                },
+                _ = check.tick() => match self.settled(events).await {
+                    Ok(Some(receipt)) => {
                         events(Event::Settled);
                         return Ok((self.stream, receipt));
                     }
-                }
+                    Ok(None) => reached = Instant::now(),
+                    Err(ClientError::Unreachable { .. }) if reached.elapsed() < OUTAGE => {
+                        // As long as the node is away this fails too, and is tried again.
+                        let _ = self.user.node.reopen().await;
+                    }
+                    Err(e) => return Err(e),
+                },
             }
         }
         Err(ClientError::TimedOut { what: "the answer", seconds })

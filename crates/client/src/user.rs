@@ -6,6 +6,7 @@ use alloy_rpc_types_eth::TransactionReceipt;
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::{SolCall, SolEvent};
+use jsonrpsee::{core::client::Error as RpcError, ws_client::WsClient};
 use lcai_crypto::{EncryptionPublicKey, SessionKey, seal, wrap};
 use lcai_host::{Call, HostError, LaneClass, LaneConfig, TxLane, TxSpec};
 use lcai_primitives::{
@@ -129,6 +130,37 @@ impl User {
         Ok(login.insert(fresh).token.clone())
     }
 
+    /// Makes a call with a token. One that the node does not take any more, because it or its operator ended it, is
+    /// renewed once.
+    pub(crate) async fn with_token<T, F>(
+        &self,
+        method: &'static str,
+        call: impl Fn(Arc<WsClient>, String) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, RpcError>>,
+    {
+        let mut renewed = false;
+        loop {
+            let token = self.token().await?;
+            match call(self.node.rpc(), token.clone()).await {
+                Err(RpcError::Call(e)) if !renewed && is_about_the_login(e.code()) => {
+                    renewed = true;
+                    self.forget(&token).await;
+                }
+                answer => return answer.map_err(refused(method)),
+            }
+        }
+    }
+
+    /// Logs in again the next time, unless somebody did meanwhile.
+    async fn forget(&self, token: &str) {
+        let mut login = self.login.lock().await;
+        if login.as_ref().is_some_and(|login| login.token == token) {
+            *login = None;
+        }
+    }
+
     /// Asks which worker would serve a session. Reserves nothing.
     pub async fn request_session(&self, model: &str) -> Result<SessionOffer, ClientError> {
         self.node
@@ -159,13 +191,12 @@ impl User {
             enc_disputer_key,
             nonce: offer.nonce,
         };
-        let proof = CallerProof::Token { token: self.token().await? };
         let grant = self
-            .node
-            .rpc()
-            .authorize_session(request.clone(), proof)
-            .await
-            .map_err(refused("lcai_authorizeSession"))?;
+            .with_token("lcai_authorizeSession", |rpc, token| {
+                let (request, proof) = (request.clone(), CallerProof::Token { token });
+                async move { rpc.authorize_session(request, proof).await }
+            })
+            .await?;
         self.create_session(offer, &request, &grant, key).await
     }
 
@@ -269,9 +300,18 @@ impl User {
         check_prompt(prompt)?;
         let sealed = seal(key, prompt)
             .map_err(|_| ClientError::PromptTooLarge { size: prompt.len(), limit: MAX_PROMPT_BYTES })?;
-        let token = self.token().await?;
-        self.node.rpc().publish_blob(token, sealed.into()).await.map_err(refused("lcai_publishBlob"))
+        let sealed = Bytes::from(sealed);
+        self.with_token("lcai_publishBlob", |rpc, token| {
+            let sealed = sealed.clone();
+            async move { rpc.publish_blob(token, sealed).await }
+        })
+        .await
     }
+}
+
+/// Whether the node does not take the login (any more).
+const fn is_about_the_login(code: i32) -> bool {
+    matches!(code, -39003 | -39004)
 }
 
 /// Refuses what no blob can hold.

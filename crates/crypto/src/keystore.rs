@@ -256,9 +256,13 @@ fn read(path: &Path) -> Result<KeyFile, KeystoreError> {
     if json.len() as u64 > MAX_FILE {
         return Err(malformed("it is too long"));
     }
-    let file: KeyFile = serde_json::from_slice(&json).map_err(|_| malformed("it is not the JSON of one"))?;
+    parse(&json).map_err(malformed)
+}
+
+fn parse(json: &[u8]) -> Result<KeyFile, Reason> {
+    let file: KeyFile = serde_json::from_slice(json).map_err(|_| "it is not the JSON of one")?;
     if file.version != VERSION {
-        return Err(malformed("it has another version"));
+        return Err("it has another version");
     }
     Ok(file)
 }
@@ -410,6 +414,27 @@ mod tests {
 
     fn testdata(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
+    }
+
+    /// As [`read_account`] and [`read_encryption`], without the file; what would take long is left out.
+    #[test]
+    fn files_that_nobody_wrote() {
+        let path = Path::new("key");
+        lcai_fuzz::fuzz(env!("CARGO_MANIFEST_DIR"), "keystore", |input| {
+            let file = match parse(input) {
+                Ok(file) => file,
+                Err(reason) => return reason.into(),
+            };
+            let (address, public) = (named_address(path, &file), named_public(path, &file));
+            let cheap = match &file.crypto.kdf {
+                Kdf::Scrypt { n, p, r, .. } => {
+                    n.saturating_mul(u64::from(*p)).saturating_mul(u64::from(*r)) <= 256
+                }
+                Kdf::Pbkdf2 { c, .. } => *c <= 64,
+            };
+            let secret = cheap.then(|| decrypt(path, &file, "devnet").map(drop));
+            format!("{} {} {secret:?}", address.is_ok(), public.is_ok())
+        });
     }
 
     /// The PBKDF2 file of the Web3 Secret Storage definition, and one of geth's standard cost written by eth-account. (The

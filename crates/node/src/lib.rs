@@ -15,6 +15,7 @@ pub use lcai_exex_disputer::canary::Book;
 use alloy_primitives::{B256, Bytes};
 use alloy_signer_local::PrivateKeySigner;
 use disputer::Surroundings;
+use eyre::WrapErr;
 use jsonrpsee::{Methods, RpcModule};
 use lcai_blob::{BeaconSource, BlobKeeper, BlobKeeperHandler, BlobSource, BlobStore, HostBlobs, Locate};
 use lcai_exex_dispatch::{
@@ -29,7 +30,7 @@ use lcai_primitives::{contracts::Deployment, ids::ModelId};
 use lcai_rpc::{
     BlobService, DEFAULT_SESSION_CAP, DispatchDirectory, ExtensionStatus, FrameStore, LcaiApiServer,
     LcaiOperatorApiServer, LcaiRpc, Publisher, PublisherConfig, Relay, RelayConfig, RpcParts, RpcSettings,
-    TokenConfig, TokenIssuer, TokenKey, Upstream,
+    TokenConfig, TokenIssuer, Upstream,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -340,8 +341,13 @@ fn start_rpc(
     supervisor.spawn("pins", RestartPolicy::default(), move |token| prune_pins(parts.service.clone(), token));
     let publisher = config.blob_key.clone().map(|signer| {
         let lane = Arc::new(TxLane::blob(parts.client.clone(), signer));
-        Publisher::new(lane, parts.journal.records("blob quota"), PublisherConfig::new(config.osaka_time))
+        let quotas = parts.journal.records("blob quota");
+        Publisher::new(lane, parts.client.clone(), quotas, PublisherConfig::new(config.osaka_time))
     });
+    let upstream = config.upstream.as_ref().map(|url| Upstream::new(url, config.deployment)).transpose()?;
+    let token_key = config.data_dir.join("token.key");
+    let tokens = TokenIssuer::open(&token_key, config.deployment.chain_id, TokenConfig::default())
+        .wrap_err_with(|| format!("the key of logins, {}", token_key.display()))?;
     let rpc = LcaiRpc::new(RpcParts {
         deployment: config.deployment,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -352,20 +358,17 @@ fn start_rpc(
         failed: supervisor.failed(),
         extensions,
         relay: relay.clone(),
-        tokens: Arc::new(TokenIssuer::new(
-            TokenKey::random(),
-            config.deployment.chain_id,
-            TokenConfig::default(),
-        )),
+        tokens: Arc::new(tokens),
         blobs: BlobService::new(parts.blobs, parts.sources, publisher),
+        upstream: upstream.clone(),
         settings: RpcSettings::default(),
     });
     let mut operator = RpcModule::new(());
     operator.merge(rpc.operator().into_rpc())?;
     let mut module = RpcModule::new(());
     module.merge(rpc.into_rpc())?;
-    if let Some(url) = &config.upstream {
-        Upstream::new(url, config.deployment)?.take_over(&mut module)?;
+    if let Some(upstream) = upstream {
+        upstream.take_over(&mut module)?;
     }
     Ok(Rpc { relay, module, operator })
 }

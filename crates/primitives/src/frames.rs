@@ -320,8 +320,18 @@ pub struct Envelope {
     /// The frame's place in its session, from 1; where a dropped subscriber resumes. Assigned by the node.
     #[serde(with = "crate::quantity")]
     pub cursor: u64,
+    /// How many frames between the one before and this one are not kept any more: a session keeps so many bytes. They were
+    /// a preview; the complete frame of a job that is undecided stays.
+    #[serde(with = "crate::quantity", default, skip_serializing_if = "is_zero")]
+    pub missed: u64,
     /// The frame.
     pub frame: Frame,
+}
+
+/// As serde asks.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The members on the wire. Workers always send seq to signature; the delivery-failure frame has none of them.
@@ -638,7 +648,7 @@ mod tests {
         #[test]
         fn frames_round_trip(frame in any_frame(), cursor: u64) {
             prop_assert_eq!(Frame::from_json(&frame.to_json()).unwrap(), frame.clone());
-            let envelope = Envelope { cursor, frame };
+            let envelope = Envelope { cursor, missed: 0, frame };
             let json = serde_json::to_vec(&envelope).unwrap();
             prop_assert_eq!(serde_json::from_slice::<Envelope>(&json).unwrap(), envelope);
         }

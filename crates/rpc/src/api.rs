@@ -20,8 +20,8 @@ use lcai_primitives::{
 };
 use serde_json::value::RawValue;
 
-/// `lcai_*`. Errors: [`crate::error`]. Any call may be refused with `InvalidParams`, `QuotaExceeded` or `Internal`; the
-/// others are named at the method.
+/// `lcai_*`. Errors: [`crate::error`]. Any call may be refused with `InvalidParams`, `QuotaExceeded`, `Internal` or, by a node that
+/// hands it on, `UpstreamUnavailable`; the others are named at the method.
 #[rpc(server, client, namespace = "lcai")]
 pub trait LcaiApi {
     /// Chain, contracts, parameters, heads.

@@ -11,7 +11,7 @@ use lcai_blob::{
     BlobError, BlobHint, BlobSource, BlobStore, BlobTransactionSidecarVariant, FallbackSource, MAX_PAYLOAD,
     SidecarForm, blob_versioned_hash, build_sidecar, encode,
 };
-use lcai_host::{LaneError, Records, TxLane, TxSpec};
+use lcai_host::{HostClient, LaneError, Records, TxLane, TxSpec};
 use lcai_primitives::frames::SEAL_OVERHEAD;
 use metrics::counter;
 use std::{fmt, sync::Arc, time::Duration};
@@ -21,7 +21,8 @@ use tokio::{sync::Semaphore, time::timeout};
 const TRANSFER_GAS: u64 = 21_000;
 /// EIP-4844: gas of one blob.
 const GAS_PER_BLOB: u64 = 131_072;
-/// Blobs being searched for elsewhere, and blobs being posted, at a time; further callers wait.
+/// Blobs being read from the store, searched for elsewhere, and posted, at a time; further callers wait.
+const READS: usize = 32;
 const SEARCHES: usize = 8;
 const PUBLICATIONS: usize = 32;
 
@@ -32,6 +33,8 @@ pub struct PublisherConfig {
     pub osaka_time: Option<u64>,
     /// Blobs per account and day (UTC).
     pub per_account: u64,
+    /// Of these, for an account that never had a session: it posts its first prompts while it opens one.
+    pub newcomer: u64,
     /// Blobs of all accounts per day.
     pub total: u64,
     /// Seconds a published blob is kept in the node's store.
@@ -41,16 +44,18 @@ pub struct PublisherConfig {
 }
 
 impl PublisherConfig {
-    /// 1,000 blobs per account and day, 20,000 in all, kept for 18 days (the protocol's retention).
+    /// 1,000 blobs per account and day, 4 before its first session, 20,000 in all, kept for 18 days (the protocol's retention).
     pub const fn new(osaka_time: Option<u64>) -> Self {
         let keep = 18 * 24 * 3600;
-        Self { osaka_time, per_account: 1_000, total: 20_000, keep, patience: Duration::from_secs(50) }
+        let patience = Duration::from_secs(50);
+        Self { osaka_time, per_account: 1_000, newcomer: 4, total: 20_000, keep, patience }
     }
 }
 
 /// Posts blobs from the node's own blob account.
 pub struct Publisher {
     lane: Arc<TxLane>,
+    client: Arc<dyn HostClient>,
     quota: Arc<Quota>,
     config: PublisherConfig,
     room: Semaphore,
@@ -63,10 +68,33 @@ impl fmt::Debug for Publisher {
 }
 
 impl Publisher {
-    /// `lane` must be one for blob transactions; `quotas` holds the counts, e.g. `journal.records("blob quota")`.
-    pub fn new(lane: Arc<TxLane>, quotas: Records, config: PublisherConfig) -> Self {
-        let limits = Limits { per_account: config.per_account, total: config.total };
-        Self { lane, quota: Arc::new(Quota::new(quotas, limits)), config, room: Semaphore::new(PUBLICATIONS) }
+    /// `lane` must be one for blob transactions on the client's chain; `quotas` holds the counts, e.g.
+    /// `journal.records("blob quota")`.
+    pub fn new(
+        lane: Arc<TxLane>,
+        client: Arc<dyn HostClient>,
+        quotas: Records,
+        config: PublisherConfig,
+    ) -> Self {
+        let PublisherConfig { per_account, newcomer, total, .. } = config;
+        let quota = Arc::new(Quota::new(quotas, Limits { per_account, newcomer, total }));
+        Self { lane, client, quota, config, room: Semaphore::new(PUBLICATIONS) }
+    }
+
+    /// Refuses an account that has less than a blob costs the node: anybody has any number of these for nothing.
+    async fn check_means(&self, account: Address) -> Result<(), LcaiError> {
+        let balance = self.client.balance(account).await.map_err(|error| {
+            tracing::debug!(%error, "balance");
+            LcaiError::NotYet("the chain does not tell balances at present".into())
+        })?;
+        let cost = self.cost().await?;
+        if balance >= cost {
+            return Ok(());
+        }
+        let text = format!(
+            "account {account} has never had a session and has {balance} wei: less than the {cost} wei of a blob"
+        );
+        Err(LcaiError::QuotaExceeded(text))
     }
 
     /// What one blob's transaction costs at the next block's base fees, wei, without a tip.
@@ -86,6 +114,7 @@ pub struct BlobService {
     store: Arc<BlobStore>,
     sources: Vec<Arc<dyn BlobSource>>,
     publisher: Option<Publisher>,
+    reads: Semaphore,
     searches: Semaphore,
 }
 
@@ -96,7 +125,8 @@ impl BlobService {
         sources: Vec<Arc<dyn BlobSource>>,
         publisher: Option<Publisher>,
     ) -> Self {
-        Self { store, sources, publisher, searches: Semaphore::new(SEARCHES) }
+        let (reads, searches) = (Semaphore::new(READS), Semaphore::new(SEARCHES));
+        Self { store, sources, publisher, reads, searches }
     }
 
     /// Whether blobs are posted for users.
@@ -114,8 +144,10 @@ impl BlobService {
         versioned_hash: B256,
         hint: Option<BlobHint>,
     ) -> Result<Option<Bytes>, LcaiError> {
+        let reading = self.reads.acquire().await.map_err(|_| closed())?;
         let store = Arc::clone(&self.store);
         let kept = blocking(move || store.get(versioned_hash)).await?;
+        drop(reading);
         if let Some(blob) = kept {
             return Ok(Some(Bytes::copy_from_slice(blob.as_slice())));
         }
@@ -138,12 +170,17 @@ impl BlobService {
     }
 
     /// Posts sealed bytes as one blob of a type-3 transaction from the node's blob account to itself, and answers once
-    /// the pool has it; that it is included is seen to afterwards.
+    /// the pool has it; that it is included is seen to afterwards. A `newcomer` never had a session.
     ///
     /// # Errors
     /// `TooLarge`, `QuotaExceeded`, `NotOffered` when there is no blob key or it has no funds, `TransactionRefused`,
     /// `NotYet` when the pool takes longer than a caller is made to wait.
-    pub async fn publish(&self, account: Address, data: Bytes) -> Result<PublishedBlob, LcaiError> {
+    pub async fn publish(
+        &self,
+        account: Address,
+        newcomer: bool,
+        data: Bytes,
+    ) -> Result<PublishedBlob, LcaiError> {
         let Some(publisher) = &self.publisher else {
             return Err(no_blob_key());
         };
@@ -158,10 +195,13 @@ impl BlobService {
                 format!("{} bytes are not sealed: nonce and tag alone are {SEAL_OVERHEAD}", data.len());
             return Err(LcaiError::InvalidParams(text));
         }
+        if newcomer {
+            publisher.check_means(account).await?;
+        }
         let _one_of_few = publisher.room.acquire().await.map_err(|_| closed())?;
         let now = unix_now();
         let quota = Arc::clone(&publisher.quota);
-        let quota_left = off_thread(move || quota.take(account, now)).await??;
+        let quota_left = off_thread(move || quota.take(account, newcomer, now)).await??;
         match self.post(publisher, data, now).await {
             Ok((versioned_hash, transaction_hash)) => {
                 counter!("lcai_rpc_blobs_published_total").increment(1);

@@ -58,6 +58,14 @@ impl Live {
         Ok(Self { cursor, subject, job, envelope })
     }
 
+    /// The same, telling that so many frames before it are not kept any more.
+    pub(crate) fn after_gap(&self, missed: u64) -> Result<Self, StoreError> {
+        let (head, frame) = self.envelope.get().split_once(',').ok_or(StoreError::Corrupt("frames"))?;
+        let envelope = RawValue::from_string(format!(r#"{head},"missed":"{missed:#x}",{frame}"#))
+            .map_err(|_| StoreError::Corrupt("frames"))?;
+        Ok(Self { cursor: self.cursor, subject: self.subject, job: self.job, envelope })
+    }
+
     /// Whether its job is still the same one on this fork.
     pub(crate) fn is_current(&self, view: &dyn SessionView) -> bool {
         view.job(self.job).is_none_or(|job| job.subject.id() == self.subject)

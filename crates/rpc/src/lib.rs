@@ -20,6 +20,7 @@ pub mod verdicts;
 mod abuse_tests;
 mod account_index;
 mod blobs;
+mod bounds;
 mod caller;
 mod directory;
 mod fanout;
@@ -31,6 +32,7 @@ mod limits;
 #[cfg(test)]
 mod loopback_tests;
 mod operator;
+mod peers;
 mod quota;
 mod relay;
 mod serve;

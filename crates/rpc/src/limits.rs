@@ -3,7 +3,7 @@
 use crate::error::LcaiError;
 use alloy_primitives::Address;
 use parking_lot::Mutex;
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, hash::Hash, time::Duration};
 use tokio::time::Instant;
 
 /// A sustained rate and what may be used at once.
@@ -44,25 +44,25 @@ impl Bucket {
     }
 }
 
-/// Buckets of many accounts, in bounded memory.
+/// Buckets of many accounts, or whatever else callers are told apart by, in bounded memory.
 #[derive(Debug)]
-pub struct AccountLimiter {
+pub struct AccountLimiter<K = Address> {
     rate: Rate,
     max_accounts: usize,
-    buckets: Mutex<HashMap<Address, Bucket>>,
+    buckets: Mutex<HashMap<K, Bucket>>,
 }
 
-impl AccountLimiter {
+impl<K: Eq + Hash> AccountLimiter<K> {
     /// At most `max_accounts` are told apart at a time.
     pub fn new(rate: Rate, max_accounts: usize) -> Self {
-        Self { rate, max_accounts, buckets: Mutex::default() }
+        Self { rate, max_accounts, buckets: Mutex::new(HashMap::new()) }
     }
 
     /// Takes `cost` units from the account's bucket.
     ///
     /// # Errors
     /// `QuotaExceeded` when the account, or the node as a whole, is over its rate.
-    pub fn take(&self, account: Address, cost: f64) -> Result<(), LcaiError> {
+    pub fn take(&self, account: K, cost: f64) -> Result<(), LcaiError> {
         let (now, rate) = (Instant::now(), self.rate);
         let mut buckets = self.buckets.lock();
         if buckets.len() >= self.max_accounts && !buckets.contains_key(&account) {
@@ -75,7 +75,7 @@ impl AccountLimiter {
         let bucket = buckets.entry(account).or_insert_with(|| Bucket::full(rate, now));
         bucket.take(rate, cost, now).map_err(|wait| {
             LcaiError::QuotaExceeded(format!(
-                "the account's rate is used up; try again in {} ms",
+                "the caller's rate is used up; try again in {} ms",
                 wait.as_millis()
             ))
         })

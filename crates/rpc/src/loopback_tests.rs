@@ -4,9 +4,9 @@ use crate::{
     BlobService, Directory, JwtSecret, LcaiApiClient, LcaiApiServer, LcaiDisputerApiServer,
     LcaiDrillApiServer, LcaiError, LcaiOperator, LcaiOperatorApiClient, LcaiOperatorApiServer, LcaiRpc,
     Publisher, PublisherConfig, Rate, Relay, RpcHandle, RpcParts, RpcSettings, ServerLimits, SessionView,
-    TokenConfig, TokenIssuer, TokenKey, Upstream, jwt, serve, serve_operator,
+    TokenConfig, TokenIssuer, Upstream, jwt, serve, serve_operator,
     session_view::{JobView, SessionParties},
-    testing::{JOB, SESSION, Scene, chunk, deployment},
+    testing::{JOB, SESSION, Scene, chunk, deployment, read_text, text_message, websocket},
     types::{
         AuthorizationRequest, BlockId, CallerProof, JobInfo, JobTransactions, ModelInfo, ReassignmentOffer,
         ReassignmentRequest, SessionAuthorizationGrant, SessionInfo, SessionOffer, WorkerInfo,
@@ -40,11 +40,7 @@ use lcai_primitives::{
 };
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 use tempfile::tempdir;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::watch,
-};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::watch};
 
 const CAP: u64 = 64 << 20;
 
@@ -198,9 +194,11 @@ impl Node {
             failed: options.failed,
             extensions: Vec::new(),
             relay: Arc::clone(&relay),
-            // The same key after a restart, as an operator would have it.
-            tokens: Arc::new(TokenIssuer::new(TokenKey::new([7; 32]), deployment().chain_id, options.tokens)),
+            tokens: Arc::new(
+                TokenIssuer::open(&dir.join("token.key"), deployment().chain_id, options.tokens).unwrap(),
+            ),
             blobs: options.blobs,
+            upstream: None,
             settings: options.settings,
         });
         let operator = rpc.operator();
@@ -433,24 +431,11 @@ struct Lazy(TcpStream);
 
 impl Lazy {
     async fn subscribe(node: &Node, token: &str) -> Self {
-        let mut stream = TcpStream::connect(node.handle.local_addr()).await.unwrap();
-        let upgrade = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
-        stream.write_all(upgrade.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            answer.push(stream.read_u8().await.unwrap());
-        }
-        assert!(answer.starts_with(b"HTTP/1.1 101"));
+        let mut stream = websocket(node.handle.local_addr()).await;
         let call = format!(
             r#"{{"jsonrpc":"2.0","id":1,"method":"lcai_subscribeFrames","params":["{token}",{SESSION},0]}}"#
         );
-        // RFC 6455: one final text frame, masked with zeros, of a length in 16 bits.
-        let mut frame = vec![0x81, 0x80 | 126];
-        frame.extend_from_slice(&u16::try_from(call.len()).unwrap().to_be_bytes());
-        frame.extend_from_slice(&[0; 4]);
-        frame.extend_from_slice(call.as_bytes());
-        stream.write_all(&frame).await.unwrap();
+        stream.write_all(&text_message(call.as_bytes())).await.unwrap();
         Self(stream)
     }
 
@@ -472,19 +457,7 @@ impl Lazy {
     }
 
     async fn message(&mut self) -> Vec<u8> {
-        loop {
-            let opcode = self.0.read_u8().await.unwrap() & 0x0f;
-            let length = match self.0.read_u8().await.unwrap() {
-                126 => u64::from(self.0.read_u16().await.unwrap()),
-                127 => self.0.read_u64().await.unwrap(),
-                short => u64::from(short),
-            };
-            let mut payload = vec![0; usize::try_from(length).unwrap()];
-            self.0.read_exact(&mut payload).await.unwrap();
-            if opcode == 1 {
-                return payload;
-            }
-        }
+        read_text(&mut self.0).await
     }
 }
 
@@ -495,7 +468,7 @@ async fn a_slow_reader_is_cut_with_its_cursor_and_hurts_nobody() {
     let settings = RpcSettings { slow_reader: Duration::from_millis(300), ..RpcSettings::default() };
     // It answers no pings either; that is not what it is cut for here.
     let ping = Duration::from_secs(3600);
-    let limits = ServerLimits { message_buffer: 4, ping, ..ServerLimits::default() };
+    let limits = ServerLimits { message_buffer: 4, ping, write: ping, ..ServerLimits::default() };
     let node = Node::start(&scene, dir.path(), Options { settings, limits, ..Options::default() }).await;
     let (ws, http) = (node.ws().await, node.http());
     let (user, worker) = (login(&ws, &scene.user).await, login(&http, &scene.worker).await);
@@ -624,7 +597,7 @@ async fn a_blob_that_cannot_be_paid_for_costs_no_quota_and_is_refused_with_a_rea
     let lane = Arc::new(TxLane::blob(chain.client(), PrivateKeySigner::random()));
     let journal = Journal::in_memory(lcai_host::testing::identity()).unwrap();
     let config = PublisherConfig { per_account: 1, ..PublisherConfig::new(Some(0)) };
-    let publisher = Publisher::new(lane, journal.records("blob quota"), config);
+    let publisher = Publisher::new(lane, chain.client(), journal.records("blob quota"), config);
     let blobs =
         BlobService::new(Arc::new(BlobStore::in_memory(1 << 20).unwrap()), Vec::new(), Some(publisher));
     let node = Node::start(&scene, dir.path(), Options { blobs, ..Options::default() }).await;
@@ -632,6 +605,9 @@ async fn a_blob_that_cannot_be_paid_for_costs_no_quota_and_is_refused_with_a_rea
     let token = login(&http, &scene.user).await;
     assert_eq!(code(http.publish_blob(token.clone(), vec![1; 126_973].into()).await), -39010);
     assert_eq!(code(http.publish_blob(token.clone(), vec![1; 27].into()).await), -32602);
+    let poor = http.publish_blob(token.clone(), vec![1; 40].into()).await;
+    assert_eq!(code(poor), -39007, "neither a session nor what a blob costs");
+    chain.set_balance(scene.user.address(), U256::from(10).pow(U256::from(18)));
     for _ in 0..2 {
         assert_eq!(code(http.publish_blob(token.clone(), vec![1; 40].into()).await), -39008);
     }
@@ -819,6 +795,32 @@ async fn a_node_without_the_key_hands_on_calls_streams_and_refusals() {
     assert!(ws.get_job(JOB).await.unwrap().is_some());
     assert_eq!(code(ws.get_receipt(JOB).await), -39015);
     before.stop();
+}
+
+#[tokio::test]
+async fn a_client_does_not_use_up_what_the_other_node_takes_of_all() {
+    let (scene, dir, own) = (Scene::new(), tempdir().unwrap(), tempdir().unwrap());
+    let dispatcher = Node::plain(&scene, dir.path()).await;
+    let before = follower(&scene, own.path(), &dispatcher).await;
+    let url = format!("ws://{}", before.local_addr());
+    let greedy = WsClientBuilder::default().build(&url).await.unwrap();
+    let other = WsClientBuilder::default().build(&url).await.unwrap();
+    let mut done = 0;
+    let refused = loop {
+        match greedy.challenge(scene.user.address()).await {
+            Ok(_) => done += 1,
+            refused => break refused,
+        }
+        assert!(done < 900, "it is refused before the node's own rate for a connection");
+    };
+    assert_eq!(code(refused), -39007);
+    assert!(done >= 250, "{done}");
+    assert!(other.challenge(scene.user.address()).await.is_ok());
+    // Subscriptions count too; what is regained meanwhile is soon gone.
+    while code(greedy.subscribe_work("x".into()).await) != -39007 {}
+    assert_eq!(code(other.subscribe_work("x".into()).await), -39003);
+    before.stop();
+    dispatcher.stop().await;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 use crate::{
     directory::Directory,
+    error::LcaiError,
     openrpc,
     relay::Relay,
     server::ExtensionStatus,
@@ -120,7 +121,10 @@ impl LcaiOperatorApiServer for LcaiOperator {
 
     async fn end_logins(&self) -> RpcResult<Quantity> {
         let now = unix_now();
-        self.tokens.end_all(now);
+        self.tokens.end_all(now).map_err(|error| {
+            tracing::error!(%error, "the end of all logins cannot be kept");
+            LcaiError::Internal("the logins are ended, but a restart of this node would revive them".into())
+        })?;
         tracing::warn!("the operator ended all logins");
         Ok(Quantity(now))
     }

@@ -15,6 +15,8 @@ const TOTAL: &[u8] = b"total";
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) per_account: u64,
+    /// Of an account that never had a session.
+    pub(crate) newcomer: u64,
     pub(crate) total: u64,
 }
 
@@ -33,7 +35,7 @@ impl Quota {
     }
 
     /// Counts one blob at `now` (unix seconds). Gives what the account has left. Blocks on the disk.
-    pub(crate) fn take(&self, account: Address, now: u64) -> Result<u64, LcaiError> {
+    pub(crate) fn take(&self, account: Address, newcomer: bool, now: u64) -> Result<u64, LcaiError> {
         let period = now / PERIOD_SECONDS;
         let mut swept = self.swept.lock();
         if *swept < period {
@@ -42,6 +44,10 @@ impl Quota {
         }
         let used = self.used(account.as_slice(), period).map_err(fault)?;
         let total = self.used(TOTAL, period).map_err(fault)?;
+        if newcomer && used >= self.limits.newcomer {
+            let text = format!("account {account} has published {used} blobs today and never had a session");
+            return Err(LcaiError::QuotaExceeded(text));
+        }
         if used >= self.limits.per_account {
             let text = format!("account {account} has published its {used} blobs of today (UTC)");
             return Err(LcaiError::QuotaExceeded(text));
@@ -120,7 +126,7 @@ mod tests {
     }
 
     fn quota(records: &Records) -> Quota {
-        Quota::new(records.clone(), Limits { per_account: 2, total: 3 })
+        Quota::new(records.clone(), Limits { per_account: 2, newcomer: 1, total: 3 })
     }
 
     fn records() -> Records {
@@ -131,26 +137,34 @@ mod tests {
     fn an_account_and_the_node_are_limited_per_day_across_restarts() {
         let records = records();
         assert_eq!(quota(&records).left(account(1), DAY), Ok((2, 2 * DAY)));
-        assert_eq!(quota(&records).take(account(1), DAY), Ok(1));
+        assert_eq!(quota(&records).take(account(1), false, DAY), Ok(1));
         assert_eq!(quota(&records).left(account(1), DAY), Ok((1, 2 * DAY)));
-        assert_eq!(quota(&records).take(account(1), DAY), Ok(0));
-        assert!(matches!(quota(&records).take(account(1), DAY + 1), Err(LcaiError::QuotaExceeded(_))));
-        assert_eq!(quota(&records).take(account(2), DAY), Ok(1));
+        assert_eq!(quota(&records).take(account(1), false, DAY), Ok(0));
+        assert!(matches!(quota(&records).take(account(1), false, DAY + 1), Err(LcaiError::QuotaExceeded(_))));
+        assert_eq!(quota(&records).take(account(2), false, DAY), Ok(1));
         assert!(
-            matches!(quota(&records).take(account(3), DAY), Err(LcaiError::QuotaExceeded(_))),
+            matches!(quota(&records).take(account(3), false, DAY), Err(LcaiError::QuotaExceeded(_))),
             "the node's own"
         );
-        assert_eq!(quota(&records).take(account(1), 2 * DAY), Ok(1));
+        assert_eq!(quota(&records).take(account(1), false, 2 * DAY), Ok(1));
+    }
+
+    #[test]
+    fn an_account_without_a_session_has_less() {
+        let quota = quota(&records());
+        assert_eq!(quota.take(account(1), true, DAY), Ok(1));
+        assert!(matches!(quota.take(account(1), true, DAY), Err(LcaiError::QuotaExceeded(_))));
+        assert_eq!(quota.take(account(1), false, DAY), Ok(0), "once it has one");
     }
 
     #[test]
     fn what_was_not_published_is_given_back() {
         let records = records();
         let quota = quota(&records);
-        quota.take(account(1), 5).unwrap();
+        quota.take(account(1), false, 5).unwrap();
         quota.give_back(account(1), 5).unwrap();
         quota.give_back(account(1), 5).unwrap();
-        assert_eq!(quota.take(account(1), 5), Ok(1), "no more than was taken");
+        assert_eq!(quota.take(account(1), false, 5), Ok(1), "no more than was taken");
     }
 
     #[test]
@@ -158,10 +172,10 @@ mod tests {
         let records = records();
         let quota = quota(&records);
         for n in 1..4 {
-            quota.take(account(n), DAY * 5).unwrap();
+            quota.take(account(n), false, DAY * 5).unwrap();
         }
         assert_eq!(records.scan(&[]).unwrap().len(), 4);
-        quota.take(account(9), DAY * 6).unwrap();
+        quota.take(account(9), false, DAY * 6).unwrap();
         assert_eq!(records.scan(&[]).unwrap().len(), 2);
     }
 }

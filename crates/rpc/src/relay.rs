@@ -17,7 +17,7 @@ use lcai_primitives::{
 use metrics::counter;
 use parking_lot::Mutex;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fmt,
     sync::{
         Arc,
@@ -32,6 +32,8 @@ use tokio::{
 
 /// Frames one call may bring.
 pub const MAX_FRAMES_PER_CALL: usize = 256;
+/// Chunks of one job that are taken: each leaves a trace until the frames of its session are dropped.
+const MAX_JOB_CHUNKS: u32 = 65_536;
 /// Bytes one session may keep beside the complete frames of its undecided jobs.
 pub const DEFAULT_SESSION_CAP: u64 = 8 * 1024 * 1024;
 /// Requests waiting for the writer.
@@ -226,34 +228,56 @@ impl Relay {
     /// `FrameRefused` names the first frame that is not to be relayed, `NotYet` means that the node has not seen the
     /// job or its acknowledgement so far, `Internal` a storage fault.
     pub async fn submit(&self, account: Address, frames: Vec<Frame>) -> Result<Vec<u64>, LcaiError> {
+        self.submit_charged(account, frames, |_| Ok(())).await
+    }
+
+    /// As [`Self::submit`]; `charge` is told the number once the caller is known to serve the jobs, before what costs.
+    pub(crate) async fn submit_charged(
+        &self,
+        account: Address,
+        frames: Vec<Frame>,
+        charge: impl FnOnce(usize) -> Result<(), LcaiError> + Send,
+    ) -> Result<Vec<u64>, LcaiError> {
         if frames.len() > MAX_FRAMES_PER_CALL {
             let text =
                 format!("{} frames in one call, at most {MAX_FRAMES_PER_CALL} are taken", frames.len());
             return Err(LcaiError::InvalidParams(text));
         }
-        let mut known = HashMap::new();
+        let served = self.served(account, &frames).await?;
+        charge(frames.len())?;
         let mut checked = Vec::with_capacity(frames.len());
         for (index, frame) in frames.into_iter().enumerate() {
-            let name = |text: String| LcaiError::FrameRefused(format!("frame {index}: {text}"));
-            frame.validate().map_err(|e| name(e.to_string()))?;
-            if frame.failure.is_some() {
-                return Err(name("only a relay makes delivery failures".into()));
-            }
-            let place = (frame.job_id, frame.session_id);
-            let (job, session) = match known.get(&place) {
-                Some(found) => *found,
-                None => {
-                    let found = self.job_for(account, index, place.0, place.1).await?;
-                    known.insert(place, found);
-                    found
-                }
-            };
-            checked.push(self.check(index, frame, &job, session)?);
+            let Some((job, session)) = served.get(&(frame.job_id, frame.session_id)) else { continue };
+            checked.push(self.check(index, frame, job, *session)?);
         }
         if checked.is_empty() {
             return Ok(Vec::new());
         }
         self.write(checked).await
+    }
+
+    /// The jobs that well-formed frames are of, once the caller is known to serve each.
+    async fn served(
+        &self,
+        account: Address,
+        frames: &[Frame],
+    ) -> Result<HashMap<(JobId, SessionId), (JobView, SessionKey)>, LcaiError> {
+        let mut served = HashMap::new();
+        for (index, frame) in frames.iter().enumerate() {
+            let name = |text: String| LcaiError::FrameRefused(format!("frame {index}: {text}"));
+            frame.validate().map_err(|e| name(e.to_string()))?;
+            if frame.seq > MAX_JOB_CHUNKS + 1 {
+                return Err(name(format!("at most {MAX_JOB_CHUNKS} chunks of a job are taken")));
+            }
+            if frame.failure.is_some() {
+                return Err(name("only a relay makes delivery failures".into()));
+            }
+            let place = (frame.job_id, frame.session_id);
+            if let Entry::Vacant(entry) = served.entry(place) {
+                entry.insert(self.job_for(account, index, place.0, place.1).await?);
+            }
+        }
+        Ok(served)
     }
 
     /// A reader of a session's frames after `cursor`, for its owner.
@@ -291,6 +315,7 @@ impl Relay {
             seat,
             reader: Reader { session: key, user: account },
             cursor,
+            missed: 0,
             _permit: permit,
         })
     }
@@ -483,6 +508,8 @@ pub struct FrameReader {
     seat: Seat,
     reader: Reader,
     cursor: u64,
+    /// Frames before the next one that are not kept any more.
+    missed: u64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -520,6 +547,7 @@ impl FrameReader {
                 Some(batch) => batch,
                 None => self.read_store().await?,
             };
+            let batch = self.telling_gaps(batch)?;
             let Some(last) = batch.last() else {
                 // An error means that the sender is gone, which our seat prevents.
                 let _ = timeout(IDENTITY_CHECK, self.seat.news.changed()).await;
@@ -562,9 +590,25 @@ impl FrameReader {
         })
         .await?;
         if kept.is_empty() {
-            self.cursor = self.cursor.max(self.seat.channel.floor());
+            let floor = self.seat.channel.floor();
+            self.missed = self.missed.saturating_add(floor.saturating_sub(self.cursor));
+            self.cursor = self.cursor.max(floor);
         }
         Ok(kept)
+    }
+
+    /// A session's cursors have no gaps but where frames were dropped, which the next envelope tells.
+    fn telling_gaps(&mut self, mut batch: Vec<Arc<Live>>) -> Result<Vec<Arc<Live>>, LcaiError> {
+        let mut before = self.cursor;
+        for live in &mut batch {
+            let gap = live.cursor.saturating_sub(before).saturating_sub(1);
+            let missed = std::mem::take(&mut self.missed).saturating_add(gap);
+            if missed > 0 {
+                *live = Arc::new(live.after_gap(missed).map_err(|e| fault(&e))?);
+            }
+            before = live.cursor;
+        }
+        Ok(batch)
     }
 
     fn check_identity(&self) -> Result<(), LcaiError> {
@@ -921,5 +965,10 @@ mod tests {
         let first = seqs[0];
         assert!(first > 20, "{first}");
         assert_eq!(seqs, (first..=40).collect::<Vec<_>>());
+        let missed: Vec<u64> = batch.iter().map(|e| e.missed).collect();
+        assert_eq!(missed[0], u64::from(first) - 2, "of those after cursor 1");
+        assert!(missed[1..].iter().all(|missed| *missed == 0));
+        let refused = relay.submit(worker, vec![chunk(JOB, MAX_JOB_CHUNKS + 2, 40)]).await;
+        assert!(matches!(refused, Err(LcaiError::FrameRefused(_))));
     }
 }

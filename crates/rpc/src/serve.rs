@@ -1,10 +1,12 @@
 //! A JSON-RPC server over HTTP and WebSocket with bounds on everything a client decides.
 
 use crate::{
+    bounds::{Bounds, Pools},
     error::LcaiError,
     gather::Gathering,
     jwt::JwtSecret,
     limits::{Bucket, Rate},
+    peers::Peers,
     unix_now,
 };
 use jsonrpsee::{
@@ -23,7 +25,7 @@ use jsonrpsee::{
 use metrics::counter;
 use parking_lot::Mutex;
 use std::{
-    io,
+    io::{self, Write},
     net::SocketAddr,
     sync::{
         Arc,
@@ -46,8 +48,10 @@ pub struct ServerLimits {
     pub max_request_bytes: u32,
     /// Bytes of a response.
     pub max_response_bytes: u32,
-    /// Connections at once, HTTP and WebSocket together; further ones are closed at once.
+    /// Connections at once, HTTP and WebSocket together; further ones get HTTP status 503 and are closed.
     pub max_connections: u32,
+    /// Of these, from one address (IPv6: one /64). Addresses of this machine are not counted.
+    pub max_connections_per_address: u32,
     /// Subscriptions of one connection.
     pub max_subscriptions: u32,
     /// Calls in one batch.
@@ -62,6 +66,13 @@ pub struct ServerLimits {
     pub idle: Duration,
     /// How long one HTTP request may take, from its header to its answer; beyond the longest poll and publication.
     pub request: Duration,
+    /// How long a connection may take nothing of what is written to it; longer than a slow reader's subscription has.
+    pub write: Duration,
+    /// Bytes of answers that may wait for one connection to take them, and one more answer; further ones are refused.
+    pub unsent_bytes: usize,
+    /// Bytes of requests being received or answered, and bytes of answers waiting, of all connections; of each, 64 KiB
+    /// do not count. Without room, a connection is closed in the middle of its request, or an answer refused.
+    pub memory_bytes: (usize, usize),
     /// How often a WebSocket is pinged; one that does not answer for two pings is closed.
     pub ping: Duration,
 }
@@ -72,6 +83,7 @@ impl Default for ServerLimits {
             max_request_bytes: 2 * 1024 * 1024,
             max_response_bytes: 8 * 1024 * 1024,
             max_connections: 2_000,
+            max_connections_per_address: 500,
             max_subscriptions: 64,
             max_batch: 50,
             message_buffer: 32,
@@ -79,12 +91,20 @@ impl Default for ServerLimits {
             first_byte: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             request: Duration::from_secs(90),
+            write: Duration::from_secs(20),
+            unsent_bytes: 8 * 1024 * 1024,
+            memory_bytes: (256 * 1024 * 1024, 256 * 1024 * 1024),
             ping: Duration::from_secs(20),
         }
     }
 }
 
 impl ServerLimits {
+    /// What of a request may wait for its end; a message that is no request counts with the next one.
+    const fn unread_bytes(&self) -> usize {
+        2 * self.max_request_bytes as usize
+    }
+
     fn config(&self) -> ServerConfig {
         let ping = PingConfig::new().ping_interval(self.ping).inactive_limit(self.ping * 2).max_failures(1);
         ServerConfig::builder()
@@ -172,6 +192,7 @@ async fn accept_loop(
     stop: StopHandle,
 ) {
     let room = Arc::new(Semaphore::new(limits.max_connections as usize));
+    let (peers, pools) = (Peers::default(), Pools::new(limits.memory_bytes.0, limits.memory_bytes.1));
     let stopped = stop.clone().shutdown();
     tokio::pin!(stopped);
     let mut id: u32 = 0;
@@ -180,8 +201,8 @@ async fn accept_loop(
             accepted = listener.accept() => accepted,
             () = &mut stopped => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, mostly: others have to close first.
                 tracing::warn!(%error, "cannot accept a connection");
@@ -189,21 +210,37 @@ async fn accept_loop(
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+        let place = peers.take(peer.ip(), limits.max_connections_per_address);
+        let place = place.and_then(|place| Some((place, Arc::clone(&room).try_acquire_owned().ok()?)));
+        let Some(permit) = place else {
             counter!("lcai_rpc_connections_refused_total").increment(1);
+            // Into the empty buffer of a new connection, without waiting; it is closed all the same.
+            let _ = stream.into_std().and_then(|mut socket| socket.write(TOO_MANY));
             continue;
         };
         id = id.wrapping_add(1);
-        let (methods, limits) = (methods.clone(), limits.clone());
-        let connection = Connection { id, methods, limits, secret: secret.clone(), stop: stop.clone() };
+        let bounds = Bounds::new(&pools, limits.unread_bytes(), limits.unsent_bytes);
+        let connection = Connection {
+            id,
+            methods: methods.clone(),
+            limits: limits.clone(),
+            bounds: Arc::new(bounds),
+            secret: secret.clone(),
+            stop: stop.clone(),
+        };
         tokio::spawn(connection.serve(stream, Arc::new(permit)));
     }
 }
+
+/// To a connection above the number.
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n\
+                          Content-Length: 21\r\n\r\ntoo many connections\n";
 
 struct Connection {
     id: u32,
     methods: Methods,
     limits: ServerLimits,
+    bounds: Arc<Bounds>,
     secret: Option<JwtSecret>,
     stop: StopHandle,
 }
@@ -217,9 +254,8 @@ impl Connection {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY not set");
         }
-        let bucket = Arc::new(Mutex::new(Bucket::full(self.limits.calls, Instant::now())));
-        let rate = self.limits.calls;
-        let limited = move |service| Limited { service, rate, bucket: Arc::clone(&bucket) };
+        let limits = CallLimits::new(self.limits.calls, &self.bounds);
+        let limited = move |service| Limited { service, limits: limits.clone() };
         let cors = CorsLayer::new().allow_origin(Any).allow_methods(Any).allow_headers(Any);
         let builder = Server::builder()
             .set_config(self.limits.config())
@@ -233,28 +269,35 @@ impl Connection {
         let activity = Arc::new(Activity::new());
         let requests = Arc::clone(&activity);
         let upgraded = Arc::new(AtomicBool::new(false));
-        let stream = Gathering::new(stream, Arc::clone(&upgraded));
+        let bounds = Arc::clone(&self.bounds);
+        let stream = Gathering::new(stream, Arc::clone(&upgraded), Arc::clone(&bounds), self.limits.write);
         let service = tower::service_fn(move |request: HttpRequest<_>| {
             let busy = Activity::begin(&requests);
+            // What comes from here on is this request's body.
+            drop(bounds.request());
             let allowed = secret.as_ref().is_none_or(|secret| is_authorized(secret, &request));
             let mut service = builder.clone().build(methods.clone(), stop.clone());
-            if allowed && is_upgrade_request(&request) {
-                requests.upgrade();
-                upgraded.store(true, Ordering::Relaxed);
-                let (closed, held) = (service.on_session_closed(), Arc::clone(&held));
-                tokio::spawn(async move {
-                    closed.await;
-                    drop(held);
-                });
-            }
+            let closed = is_upgrade_request(&request).then(|| service.on_session_closed());
             let answer = allowed.then(|| service.call(request));
+            let (requests, upgraded, held) =
+                (Arc::clone(&requests), Arc::clone(&upgraded), Arc::clone(&held));
             async move {
                 let _busy = busy;
-                match answer {
+                let answer = match answer {
                     // A concrete error type: with a boxed one the compiler cannot see that this future is `Send`.
-                    Some(answer) => answer.await.map_err(io::Error::other),
-                    None => Ok(unauthorized()),
+                    Some(answer) => answer.await.map_err(io::Error::other)?,
+                    None => unauthorized(),
+                };
+                // A request to upgrade may lack what else it needs: then this stays an HTTP connection.
+                if let Some(closed) = closed.filter(|_| answer.status().as_u16() == 101) {
+                    requests.upgrade();
+                    upgraded.store(true, Ordering::Relaxed);
+                    tokio::spawn(async move {
+                        closed.await;
+                        drop(held);
+                    });
                 }
+                Ok::<_, io::Error>(answer)
             }
         });
         tokio::select! {
@@ -350,16 +393,32 @@ fn unauthorized() -> HttpResponse {
     response
 }
 
-/// Refuses calls above a connection's rate.
+/// What one connection may call for, and have answered.
 #[derive(Clone)]
-struct Limited<S> {
-    service: S,
+struct CallLimits {
     rate: Rate,
     bucket: Arc<Mutex<Bucket>>,
+    bounds: Arc<Bounds>,
+    /// Held while a batch is answered: its answer may be as large as answers are allowed to be.
+    batches: Arc<tokio::sync::Mutex<()>>,
+    /// Calls being answered: further ones wait, so that no connection has everybody's work wait behind its own.
+    running: Arc<Semaphore>,
 }
 
-impl<S> Limited<S> {
+/// Calls of one connection that are answered at once.
+const MAX_RUNNING: usize = 64;
+
+impl CallLimits {
+    fn new(rate: Rate, bounds: &Arc<Bounds>) -> Self {
+        let bucket = Arc::new(Mutex::new(Bucket::full(rate, Instant::now())));
+        let running = Arc::new(Semaphore::new(MAX_RUNNING));
+        Self { rate, bucket, bounds: Arc::clone(bounds), batches: Arc::default(), running }
+    }
+
     fn take(&self, calls: usize) -> Result<(), ErrorObjectOwned> {
+        if self.bounds.is_full() {
+            return Err(no_room());
+        }
         let taken = self.bucket.lock().take(self.rate, calls as f64, Instant::now());
         taken.map_err(|wait| {
             counter!("lcai_rpc_calls_refused_total").increment(1);
@@ -367,6 +426,37 @@ impl<S> Limited<S> {
             LcaiError::QuotaExceeded(text).into()
         })
     }
+}
+
+/// Refuses calls above a connection's rate, and answers that there is no room for.
+#[derive(Clone)]
+struct Limited<S> {
+    service: S,
+    limits: CallLimits,
+}
+
+fn no_room() -> ErrorObjectOwned {
+    counter!("lcai_rpc_answers_refused_total").increment(1);
+    LcaiError::QuotaExceeded("too many answers wait to be read; read them and try again".into()).into()
+}
+
+/// The answer, counted until it is written, or a refusal where there is no room for it.
+fn counted(bounds: &Bounds, id: Id<'_>, answer: MethodResponse) -> MethodResponse {
+    // Others are sent by whoever made them.
+    if !answer.is_method_call() && !answer.is_batch() {
+        return answer;
+    }
+    if bounds.answer(answer.as_ref().len()) {
+        return answer;
+    }
+    drop(answer);
+    refused(bounds, id, no_room())
+}
+
+fn refused(bounds: &Bounds, id: Id<'_>, error: ErrorObjectOwned) -> MethodResponse {
+    let refusal = MethodResponse::error(id, error);
+    bounds.refusal(refusal.as_ref().len());
+    refusal
 }
 
 impl<S> RpcServiceT for Limited<S>
@@ -385,21 +475,33 @@ where
     type BatchResponse = MethodResponse;
 
     fn call<'a>(&self, request: Request<'a>) -> impl Future<Output = Self::MethodResponse> + Send + 'a {
-        let (taken, service) = (self.take(1), self.service.clone());
+        let (taken, service) = (self.limits.take(1), self.service.clone());
+        let CallLimits { bounds, running, .. } = self.limits.clone();
         async move {
-            match taken {
-                Ok(()) => service.call(request).await,
-                Err(error) => MethodResponse::error(request.id, error),
+            let (_received, id) = (bounds.request(), request.id());
+            if let Err(error) = taken {
+                return refused(&bounds, id, error);
             }
+            // Never closed.
+            let _running = running.acquire().await;
+            if bounds.is_full() {
+                return refused(&bounds, id, no_room());
+            }
+            counted(&bounds, id, service.call(request).await)
         }
     }
 
     fn batch<'a>(&self, batch: Batch<'a>) -> impl Future<Output = Self::BatchResponse> + Send + 'a {
-        let (taken, service) = (self.take(batch.len()), self.service.clone());
+        let (taken, service) = (self.limits.take(batch.len()), self.service.clone());
+        let CallLimits { bounds, batches, .. } = self.limits.clone();
         async move {
+            let _received = bounds.request();
             match taken {
-                Ok(()) => service.batch(batch).await,
-                Err(error) => MethodResponse::error(Id::Null, error),
+                Ok(()) => {
+                    let _one_at_a_time = batches.lock().await;
+                    counted(&bounds, Id::Null, service.batch(batch).await)
+                }
+                Err(error) => refused(&bounds, Id::Null, error),
             }
         }
     }
@@ -409,6 +511,7 @@ where
         n: Notification<'a>,
     ) -> impl Future<Output = Self::NotificationResponse> + Send + 'a {
         // Notifications are answered by nothing and call nothing.
+        drop(self.limits.bounds.request());
         self.service.notification(n)
     }
 }

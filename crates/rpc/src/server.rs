@@ -19,7 +19,8 @@ use crate::{
         SessionInfo, SessionOffer, SessionRequestInfo, Versions, WorkerInfo,
     },
     unix_now,
-    watch::{AccountWatch, NetworkWatch, WorkWatch},
+    upstream::{Offers, Upstream},
+    watch::{AccountWatch, NetworkWatch, Networks, WorkWatch},
 };
 use alloy_primitives::{Address, B256, Bytes, keccak256};
 use alloy_sol_types::SolCall;
@@ -121,6 +122,8 @@ pub struct RpcParts {
     pub tokens: Arc<TokenIssuer>,
     /// Blobs.
     pub blobs: BlobService,
+    /// The node that calls are handed on to ([`Upstream::take_over`]), if any.
+    pub upstream: Option<Upstream>,
     /// Rates and times.
     pub settings: RpcSettings,
 }
@@ -137,6 +140,7 @@ pub struct LcaiRpc {
     frames: AccountLimiter,
     calls: AccountLimiter,
     streams: Streams,
+    networks: Arc<Networks>,
 }
 
 impl fmt::Debug for LcaiRpc {
@@ -153,6 +157,7 @@ impl LcaiRpc {
             frames: AccountLimiter::new(settings.frames, settings.max_accounts),
             calls: AccountLimiter::new(settings.calls, settings.max_accounts),
             streams: Streams::new(settings.slow_reader, settings.max_watchers),
+            networks: Arc::default(),
             parts,
         }
     }
@@ -325,15 +330,25 @@ fn page(limit: Option<Quantity>) -> Result<usize, LcaiError> {
 #[async_trait]
 impl LcaiApiServer for LcaiRpc {
     async fn network(&self) -> RpcResult<NetworkInfo> {
-        Ok(self.network_info()?)
+        let network = self.network_info()?;
+        // What is handed on is offered here as it is there.
+        let offers = match &self.parts.upstream {
+            Some(upstream) => upstream.offers().await,
+            None => None,
+        };
+        Ok(offers.map_or(network.clone(), |Offers { dispatcher, publishes_blobs }| NetworkInfo {
+            dispatcher,
+            publishes_blobs,
+            ..network
+        }))
     }
 
     async fn models(&self) -> RpcResult<Vec<ModelInfo>> {
-        Ok(self.parts.directory.models())
+        Ok(self.networks.now(self.parts.directory.as_ref()).models.clone())
     }
 
     async fn workers(&self) -> RpcResult<Vec<WorkerInfo>> {
-        Ok(self.parts.directory.workers())
+        Ok(self.networks.now(self.parts.directory.as_ref()).workers.clone())
     }
 
     async fn versions(&self) -> RpcResult<Versions> {
@@ -399,7 +414,8 @@ impl LcaiApiServer for LcaiRpc {
 
     async fn publish_blob(&self, token: String, data: Bytes) -> RpcResult<PublishedBlob> {
         let (account, _) = self.account(&token)?;
-        Ok(self.parts.blobs.publish(account, data).await?)
+        let newcomer = self.parts.directory.sessions_of(account, None, 1).is_empty();
+        Ok(self.parts.blobs.publish(account, newcomer, data).await?)
     }
 
     async fn get_blob_quota(&self, token: String) -> RpcResult<BlobQuota> {
@@ -465,8 +481,8 @@ impl LcaiApiServer for LcaiRpc {
 
     async fn submit_frames(&self, token: String, frames: Vec<Frame>) -> RpcResult<FrameReceipt> {
         let (account, _) = self.account(&token)?;
-        self.frames.take(account, frames.len() as f64)?;
-        Ok(FrameReceipt { cursors: self.parts.relay.submit(account, frames).await? })
+        let charge = |count: usize| self.frames.take(account, count as f64);
+        Ok(FrameReceipt { cursors: self.parts.relay.submit_charged(account, frames, charge).await? })
     }
 
     async fn poll_frames(
@@ -512,7 +528,7 @@ impl LcaiApiServer for LcaiRpc {
     }
 
     async fn subscribe_network(&self, pending: PendingSubscriptionSink) -> SubscriptionResult {
-        let watched = Ok((NetworkWatch::default(), Ending::never()));
+        let watched = Ok((NetworkWatch::new(Arc::clone(&self.networks)), Ending::never()));
         self.streams.changes(pending, watched, &self.parts.directory).await
     }
 

@@ -16,11 +16,16 @@ use lcai_primitives::{
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeSet, HashMap},
+    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+};
 
 pub(crate) const SESSION: SessionId = SessionId(3);
 pub(crate) const JOB: JobId = JobId(7);
@@ -143,4 +148,54 @@ impl Scene {
 
 pub(crate) fn chunk(job: JobId, seq: u32, size: usize) -> Frame {
     Frame::chunk(job, SESSION, seq, FrameKind::Text, vec![seq as u8; size], None, 5)
+}
+
+/// A WebSocket without a client's manners.
+pub(crate) async fn websocket(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let upgrade = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    stream.write_all(upgrade.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101"));
+    stream
+}
+
+/// RFC 6455: one final text frame, masked with zeros.
+pub(crate) fn text_message(text: &[u8]) -> Vec<u8> {
+    let mut message = vec![0x81];
+    match text.len() {
+        short @ ..126 => message.push(0x80 | u8::try_from(short).unwrap()),
+        medium @ ..65_536 => {
+            message.push(0x80 | 126);
+            message.extend_from_slice(&u16::try_from(medium).unwrap().to_be_bytes());
+        }
+        long => {
+            message.push(0x80 | 127);
+            message.extend_from_slice(&u64::try_from(long).unwrap().to_be_bytes());
+        }
+    }
+    message.extend_from_slice(&[0; 4]);
+    message.extend_from_slice(text);
+    message
+}
+
+/// The next text that the server sends.
+pub(crate) async fn read_text(stream: &mut TcpStream) -> Vec<u8> {
+    loop {
+        let opcode = stream.read_u8().await.unwrap() & 0x0f;
+        let length = match stream.read_u8().await.unwrap() {
+            126 => u64::from(stream.read_u16().await.unwrap()),
+            127 => stream.read_u64().await.unwrap(),
+            short => u64::from(short),
+        };
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        stream.read_exact(&mut payload).await.unwrap();
+        if opcode == 1 {
+            return payload;
+        }
+    }
 }

@@ -15,7 +15,12 @@ use lcai_primitives::login::LoginMessage;
 use parking_lot::Mutex;
 use rand::{RngCore, rngs::OsRng};
 use sha2::{Sha256, digest::generic_array::GenericArray};
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::BTreeSet,
+    fmt, fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -28,6 +33,9 @@ const RANDOM_LEN: usize = 16;
 const CHALLENGE_MAC_LEN: usize = 16;
 /// account ‖ expiry ‖ random id ‖ HMAC-SHA256.
 const TOKEN_LEN: usize = 20 + 8 + RANDOM_LEN + 32;
+
+/// The key ‖ unix seconds up to which tokens were ended.
+const FILE_LEN: usize = 32 + 8;
 
 /// The 32-byte key tokens are made with. Zeroized on drop; whoever has it can speak for any account towards this node.
 #[derive(Clone)]
@@ -47,6 +55,10 @@ impl TokenKey {
         let mut key = [0; 32];
         OsRng.fill_bytes(&mut key);
         Self::new(key)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.0.split_at(32).0
     }
 
     fn mac(&self, context: &[u8]) -> Hmac<Sha256> {
@@ -70,13 +82,14 @@ pub struct TokenConfig {
     pub challenge_lifetime: u64,
     /// Seconds a token is accepted.
     pub token_lifetime: u64,
-    /// Used challenges remembered at most; logins are refused while it is full.
+    /// Used challenges remembered at most. Where more are used, those that expire first are refused from then on, used or
+    /// not, instead of remembered: a flood shortens the time that a challenge is good for.
     pub max_used_challenges: usize,
 }
 
 impl Default for TokenConfig {
     fn default() -> Self {
-        Self { challenge_lifetime: 300, token_lifetime: 3600, max_used_challenges: 65_536 }
+        Self { challenge_lifetime: 300, token_lifetime: 3600, max_used_challenges: 262_144 }
     }
 }
 
@@ -87,9 +100,31 @@ pub struct TokenIssuer {
     config: TokenConfig,
     /// Bound into challenges so that none survives a restart, which would forget that it was used.
     boot: [u8; 16],
-    used: Mutex<BTreeSet<(u64, [u8; RANDOM_LEN])>>,
+    used: Mutex<Used>,
     /// Unix seconds up to which tokens were ended by the operator.
     ended: watch::Sender<u64>,
+    /// Where the key and the above are kept.
+    file: Option<PathBuf>,
+}
+
+/// The challenges that are not good any more.
+#[derive(Default)]
+struct Used {
+    /// By when they expire.
+    one_by_one: BTreeSet<(u64, [u8; RANDOM_LEN])>,
+    /// And all that expire up to then.
+    up_to: u64,
+}
+
+impl Used {
+    /// Adds one, in the place of the oldest where there is no room; false if it was used.
+    fn add(&mut self, expires: u64, random: [u8; RANDOM_LEN], most: usize) -> bool {
+        let fresh = self.one_by_one.insert((expires, random));
+        while self.one_by_one.len() > most {
+            self.up_to = self.one_by_one.pop_first().map_or(self.up_to, |(expiry, _)| expiry);
+        }
+        fresh
+    }
 }
 
 impl fmt::Debug for TokenIssuer {
@@ -103,7 +138,31 @@ impl TokenIssuer {
     pub fn new(key: TokenKey, chain_id: u64, config: TokenConfig) -> Self {
         let mut boot = [0; 16];
         OsRng.fill_bytes(&mut boot);
-        Self { key, chain_id, config, boot, used: Mutex::default(), ended: watch::Sender::new(0) }
+        let ended = watch::Sender::new(0);
+        Self { key, chain_id, config, boot, used: Mutex::default(), ended, file: None }
+    }
+
+    /// With the key in a file, made there the first time: a restart neither ends logins nor revives ended ones.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or is not such a file.
+    pub fn open(path: &Path, chain_id: u64, config: TokenConfig) -> io::Result<Self> {
+        let (key, ended) = match fs::read(path).map(Zeroizing::new) {
+            Ok(bytes) => parse_file(&bytes).ok_or_else(|| {
+                let text =
+                    format!("{} has {} bytes, a token key file {FILE_LEN}", path.display(), bytes.len());
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let key = TokenKey::random();
+                write_file(path, &key, 0)?;
+                (key, 0)
+            }
+            Err(error) => return Err(error),
+        };
+        let issuer = Self::new(key, chain_id, config);
+        issuer.ended.send_replace(ended);
+        Ok(Self { file: Some(path.to_owned()), ..issuer })
     }
 
     /// A text for the account to sign. Costs no memory.
@@ -187,8 +246,12 @@ impl TokenIssuer {
     }
 
     /// Ends every token issued up to `now`.
-    pub fn end_all(&self, now: u64) {
+    ///
+    /// # Errors
+    /// When that cannot be kept: they are ended, but would count again after a restart.
+    pub fn end_all(&self, now: u64) -> io::Result<()> {
         self.ended.send_replace(now);
+        self.file.as_deref().map_or(Ok(()), |path| write_file(path, &self.key, now))
     }
 
     /// Tells when tokens are ended.
@@ -242,16 +305,44 @@ impl TokenIssuer {
 
     fn spend(&self, expires: u64, random: [u8; RANDOM_LEN], now: u64) -> Result<(), LcaiError> {
         let mut used = self.used.lock();
-        while used.first().is_some_and(|(expiry, _)| *expiry <= now) {
-            used.pop_first();
+        while used.one_by_one.first().is_some_and(|(expiry, _)| *expiry <= now) {
+            used.one_by_one.pop_first();
         }
-        if used.len() >= self.config.max_used_challenges {
-            return Err(LcaiError::QuotaExceeded("too many logins at present; try again in a minute".into()));
+        if expires <= used.up_to {
+            return Err(LcaiError::Expired("too many logins at present; ask for a new challenge".into()));
         }
-        if !used.insert((expires, random)) {
+        if !used.add(expires, random, self.config.max_used_challenges) {
             return Err(LcaiError::Unauthorized("the challenge was used already; ask for a new one".into()));
         }
         Ok(())
+    }
+}
+
+fn parse_file(bytes: &[u8]) -> Option<(TokenKey, u64)> {
+    let (key, ended) = bytes.split_first_chunk::<32>()?;
+    Some((TokenKey::new(*key), u64::from_be_bytes(ended.try_into().ok()?)))
+}
+
+/// Whole or not at all, for the node's own account only.
+fn write_file(path: &Path, key: &TokenKey, ended: u64) -> io::Result<()> {
+    let bytes = Zeroizing::new([key.bytes(), &ended.to_be_bytes()].concat());
+    let temporary = path.with_extension("tmp");
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&temporary)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        // Otherwise a power cut may take the new name away again.
+        Some(directory) if !directory.as_os_str().is_empty() => fs::File::open(directory)?.sync_all(),
+        _ => Ok(()),
     }
 }
 
@@ -320,6 +411,40 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_neither_ends_logins_nor_revives_ended_ones() {
+        let (dir, signer) = (tempfile::tempdir().unwrap(), PrivateKeySigner::random());
+        let path = dir.path().join("token.key");
+        let open = || TokenIssuer::open(&path, 8200, TokenConfig::default()).unwrap();
+        let log_in = |issuer: &TokenIssuer| {
+            let (message, signature) = signed(issuer, &signer);
+            issuer.login(&message, &signature, NOW).unwrap().token
+        };
+        let issuer = open();
+        let token = log_in(&issuer);
+        drop(issuer);
+        let issuer = open();
+        assert_eq!(issuer.verify(&token, NOW + 1), Ok(signer.address()));
+        issuer.end_all(NOW).unwrap();
+        drop(issuer);
+        let issuer = open();
+        assert!(matches!(issuer.verify(&token, NOW + 1), Err(LcaiError::Expired(_))));
+        let other = TokenIssuer::open(&dir.path().join("other.key"), 8200, TokenConfig::default()).unwrap();
+        assert!(
+            matches!(issuer.verify(&log_in(&other), NOW), Err(LcaiError::Unauthorized(_))),
+            "keys differ"
+        );
+
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        fs::write(&path, [7; 39]).unwrap();
+        let error = TokenIssuer::open(&path, 8200, TokenConfig::default()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    }
+
+    #[test]
     fn only_the_accounts_own_signature_counts() {
         let (issuer, signer) = (issuer(), PrivateKeySigner::random());
         let (message, _) = signed(&issuer, &signer);
@@ -354,16 +479,30 @@ mod tests {
     }
 
     #[test]
-    fn used_challenges_are_bounded_and_forgotten_once_expired() {
+    fn used_challenges_are_bounded_and_none_is_good_twice() {
         let config = TokenConfig { max_used_challenges: 1, ..TokenConfig::default() };
         let (issuer, signer) =
             (TokenIssuer::new(TokenKey::random(), 8200, config), PrivateKeySigner::random());
-        let (first, second) = (signed(&issuer, &signer), signed(&issuer, &signer));
-        assert!(issuer.login(&first.0, &first.1, NOW).is_ok());
-        assert!(matches!(issuer.login(&second.0, &second.1, NOW), Err(LcaiError::QuotaExceeded(_))));
-        let later = NOW + config.challenge_lifetime;
-        let message = issuer.challenge(signer.address(), later).message;
-        let signature = signer.sign_message_sync(message.as_bytes()).unwrap().as_bytes().to_vec();
-        assert!(issuer.login(&message, &signature, later).is_ok());
+        let at = |time: u64| {
+            let message = issuer.challenge(signer.address(), time).message;
+            let signature = signer.sign_message_sync(message.as_bytes()).unwrap().as_bytes().to_vec();
+            (message, signature)
+        };
+        let (first, second, third) = (at(NOW), at(NOW), at(NOW + 1));
+        let login = |of: &(String, Vec<u8>), now| issuer.login(&of.0, &of.1, now);
+        assert!(login(&first, NOW).is_ok());
+        assert!(login(&third, NOW + 1).is_ok(), "others are not locked out");
+        assert!(
+            matches!(login(&first, NOW + 1), Err(LcaiError::Expired(_))),
+            "forgotten, and still not good twice"
+        );
+        assert!(
+            matches!(login(&second, NOW + 1), Err(LcaiError::Expired(_))),
+            "as old as what was forgotten"
+        );
+        assert!(matches!(login(&third, NOW + 1), Err(LcaiError::Unauthorized(_))));
+        assert_eq!(issuer.used.lock().one_by_one.len(), 1);
+        let later = NOW + config.challenge_lifetime + 1;
+        assert!(login(&at(later), later).is_ok());
     }
 }

@@ -4,12 +4,17 @@
 //! database and hand the rest on unread: same parameters, same answer, same error. A user verifies what a dispatcher says
 //! in any case, so a node in between needs no trust.
 
-use crate::{LcaiApiClient, LcaiError, streams::closing};
+use crate::{
+    LcaiApiClient, LcaiError,
+    limits::{AccountLimiter, Rate},
+    streams::closing,
+};
 use jsonrpsee::{
     PendingSubscriptionSink, RpcModule, SendTimeoutError, SubscriptionSink,
     core::{
         RegisterMethodError, SubscriptionResult,
         client::{ClientT, Error as ClientError, Subscription, SubscriptionClientT},
+        server::{ConnectionId, Extensions},
         traits::ToRpcParams,
     },
     types::{ErrorObjectOwned, Params},
@@ -19,7 +24,10 @@ use lcai_primitives::{Quantity, contracts::Deployment};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::Instant,
+};
 
 /// Calls handed on: what needs the dispatcher's key, a token, or what only the dispatcher has seen.
 const CALLS: [&str; 16] = [
@@ -59,6 +67,13 @@ const MAX_CALLS: usize = 1_024;
 /// Subscriptions handed on at once. Each has a connection of its own, so that no client holds up another.
 const MAX_SUBSCRIPTIONS: usize = 1_000;
 
+/// Calls of one connection that are handed on: a quarter of what the other node takes of this one.
+const CALLER_RATE: Rate = Rate { per_second: 50.0, burst: 250.0 };
+/// Connections told apart at a time.
+const MAX_CALLERS: usize = 10_000;
+/// How long it is remembered what the other node offers.
+const OFFERS_KEPT: Duration = Duration::from_secs(10);
+
 /// Another node, to which calls and subscriptions are handed on.
 #[derive(Debug, Clone)]
 pub struct Upstream(Arc<Inner>);
@@ -70,6 +85,21 @@ struct Inner {
     /// For calls; made again when it is lost.
     shared: Mutex<Option<Arc<WsClient>>>,
     subscriptions: Arc<Semaphore>,
+    /// By connection: the other node takes so many calls of all together.
+    callers: AccountLimiter<usize>,
+    offers: Mutex<Option<(Instant, Offers)>>,
+}
+
+/// What the other node does for this one's clients.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offers {
+    pub(crate) dispatcher: bool,
+    pub(crate) publishes_blobs: bool,
+}
+
+/// The connection that a call came over.
+fn client_of(caller: &Extensions) -> usize {
+    caller.get::<ConnectionId>().map_or(0, |id| id.0)
 }
 
 impl Upstream {
@@ -84,7 +114,28 @@ impl Upstream {
             )));
         }
         let subscriptions = Arc::new(Semaphore::new(MAX_SUBSCRIPTIONS));
-        Ok(Self(Arc::new(Inner { url: url.to_owned(), deployment, shared: Mutex::new(None), subscriptions })))
+        Ok(Self(Arc::new(Inner {
+            url: url.to_owned(),
+            deployment,
+            shared: Mutex::default(),
+            subscriptions,
+            callers: AccountLimiter::new(CALLER_RATE, MAX_CALLERS),
+            offers: Mutex::default(),
+        })))
+    }
+
+    /// What the other node offers, as of a moment ago; `None` while it cannot be asked.
+    pub(crate) async fn offers(&self) -> Option<Offers> {
+        let mut kept = self.0.offers.lock().await;
+        if let Some((asked, offers)) = *kept
+            && asked.elapsed() < OFFERS_KEPT
+        {
+            return Some(offers);
+        }
+        let network = self.shared().await.ok()?.network().await.ok()?;
+        let offers = Offers { dispatcher: network.dispatcher, publishes_blobs: network.publishes_blobs };
+        *kept = Some((Instant::now(), offers));
+        Some(offers)
     }
 
     /// Replaces in `module` what is handed on.
@@ -105,7 +156,8 @@ impl Upstream {
     fn module(&self) -> Result<RpcModule<Self>, RegisterMethodError> {
         let mut module = RpcModule::new(self.clone());
         for method in CALLS {
-            module.register_async_method(method, move |params, upstream, _| async move {
+            module.register_async_method(method, move |params, upstream, caller| async move {
+                upstream.0.callers.take(client_of(&caller), 1.0)?;
                 upstream.call(method, Raw::of(&params)).await
             })?;
         }
@@ -114,7 +166,11 @@ impl Upstream {
                 subscribe,
                 notification,
                 unsubscribe,
-                move |params, pending, upstream, _| async move {
+                move |params, pending, upstream, caller| async move {
+                    if let Err(refused) = upstream.0.callers.take(client_of(&caller), 1.0) {
+                        pending.reject(refused).await;
+                        return Ok(());
+                    }
                     upstream.subscribe(subscribe, unsubscribe, Raw::of(&params), pending).await
                 },
             )?;

@@ -11,18 +11,26 @@ use crate::{
     },
 };
 use alloy_primitives::Address;
+use lcai_host::BlockRef;
 use lcai_primitives::{
-    ids::{JobId, ModelId, SessionId},
+    ids::{JobId, SessionId},
     params::ChainParams,
     quantity::Quantity,
 };
-use std::collections::BTreeMap;
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Sessions and jobs an account's subscription covers.
 const ACCOUNT_SESSIONS: usize = 64;
 const ACCOUNT_JOBS: usize = 256;
 /// Jobs a worker's subscription covers.
 const WORK_JOBS: usize = 256;
+/// How old a snapshot of the network may be: heartbeats come between blocks.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Something a subscription tells the changes of.
 pub(crate) trait Watched: Send {
@@ -133,34 +141,118 @@ impl Watched for WorkWatch {
     }
 }
 
-/// Parameters, models, workers.
-#[derive(Debug, Default)]
-pub(crate) struct NetworkWatch {
-    started: bool,
+/// Parameters, models and workers at one time, for everybody who asks.
+#[derive(Debug)]
+pub(crate) struct Network {
+    /// Tells snapshots apart.
+    serial: u64,
     params: Option<ChainParams>,
-    models: Seen<ModelId, ModelInfo>,
-    workers: Seen<Address, WorkerInfo>,
+    pub(crate) models: Vec<ModelInfo>,
+    pub(crate) workers: Vec<WorkerInfo>,
+}
+
+/// Makes one snapshot of the network a block for all, and one difference between two for all who know the first.
+#[derive(Debug, Default)]
+pub(crate) struct Networks {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    serial: u64,
+    now: Option<(Option<BlockRef>, Instant, Arc<Network>)>,
+    /// From which snapshot to which, and what is different.
+    change: Option<((u64, u64), Option<NetworkChange>)>,
+}
+
+impl Networks {
+    /// The network at the directory's head.
+    pub(crate) fn now(&self, directory: &dyn Directory) -> Arc<Network> {
+        let head = *directory.head().borrow();
+        let mut kept = self.kept.lock();
+        if let Some((at, made, network)) = &kept.now
+            && *at == head
+            && made.elapsed() < FRESH
+        {
+            return Arc::clone(network);
+        }
+        kept.serial += 1;
+        let (params, models, workers) = (directory.params(), directory.models(), directory.workers());
+        let network = Arc::new(Network { serial: kept.serial, params, models, workers });
+        kept.now = Some((head, Instant::now(), Arc::clone(&network)));
+        network
+    }
+
+    /// What is different, if anything.
+    fn change(&self, before: &Network, now: &Network, head: BlockId) -> Option<NetworkChange> {
+        let mut kept = self.kept.lock();
+        let between = (before.serial, now.serial);
+        let known = kept.change.as_ref().filter(|(of, _)| *of == between).map(|(_, change)| change.clone());
+        let change = known.unwrap_or_else(|| {
+            let change = now.since(before, head);
+            kept.change = Some((between, change.clone()));
+            change
+        });
+        change.map(|change| NetworkChange { head, ..change })
+    }
+}
+
+impl Network {
+    fn since(&self, before: &Self, head: BlockId) -> Option<NetworkChange> {
+        let params = if self.params == before.params { None } else { self.params.clone() };
+        let (mut models, mut workers) = (Seen::default(), Seen::default());
+        models.replace(before.models.iter().map(|m| (m.id, m.clone())));
+        workers.replace(before.workers.iter().map(quiet));
+        let (models, gone_models) = models.replace(self.models.iter().map(|m| (m.id, m.clone())));
+        let (workers, gone_workers) = workers.replace(self.workers.iter().map(quiet));
+        let nothing = params.is_none()
+            && models.is_empty()
+            && workers.is_empty()
+            && gone_models.is_empty()
+            && gone_workers.is_empty();
+        let change = NetworkChange { head, params, models, workers, gone_models, gone_workers };
+        (!nothing).then_some(change)
+    }
+
+    fn whole(&self, head: BlockId) -> NetworkChange {
+        NetworkChange {
+            head,
+            params: self.params.clone(),
+            models: self.models.clone(),
+            workers: self.workers.iter().map(|worker| quiet(worker).1).collect(),
+            gone_models: Vec::new(),
+            gone_workers: Vec::new(),
+        }
+    }
+}
+
+/// Every worker sends a heartbeat every few seconds: that alone is no news.
+fn quiet(worker: &WorkerInfo) -> (Address, WorkerInfo) {
+    (worker.address, WorkerInfo { last_heartbeat: None, ..worker.clone() })
+}
+
+/// Parameters, models, workers.
+#[derive(Debug)]
+pub(crate) struct NetworkWatch {
+    networks: Arc<Networks>,
+    known: Option<Arc<Network>>,
+}
+
+impl NetworkWatch {
+    pub(crate) const fn new(networks: Arc<Networks>) -> Self {
+        Self { networks, known: None }
+    }
 }
 
 impl Watched for NetworkWatch {
     type Change = NetworkChange;
 
     fn changes(&mut self, directory: &dyn Directory, head: BlockId) -> Option<NetworkChange> {
-        let params = directory.params();
-        let new_params = if params == self.params { None } else { params.clone() };
-        self.params = params;
-        let (models, gone_models) = self.models.replace(directory.models().into_iter().map(|m| (m.id, m)));
-        // Every worker sends a heartbeat every few seconds: that alone is no news.
-        let quiet = |worker: WorkerInfo| (worker.address, WorkerInfo { last_heartbeat: None, ..worker });
-        let (workers, gone_workers) = self.workers.replace(directory.workers().into_iter().map(quiet));
-        let nothing = new_params.is_none()
-            && models.is_empty()
-            && workers.is_empty()
-            && gone_models.is_empty()
-            && gone_workers.is_empty();
-        let first = !std::mem::replace(&mut self.started, true);
-        let change = NetworkChange { head, params: new_params, models, workers, gone_models, gone_workers };
-        (first || !nothing).then_some(change)
+        let now = self.networks.now(directory);
+        match self.known.replace(Arc::clone(&now)) {
+            None => Some(now.whole(head)),
+            Some(before) => self.networks.change(&before, &now, head),
+        }
     }
 }
 

@@ -89,6 +89,7 @@ pub struct Devnet {
     deployment: Deployment,
     chain: EmbeddedChain,
     node: Node,
+    node_config: NodeConfig,
     /// `eth_*` alone, for the node itself.
     client: RpcHandle,
     server: RpcHandle,
@@ -146,14 +147,9 @@ impl Devnet {
             upstream: None,
             beacons: Vec::new(),
         };
-        let node = progress.step("node started", start_node(node_config, &chain, client, disputer)).await?;
-        let mut module = RpcModule::new(());
-        module.merge(chain.rpc_module()?)?;
-        module.merge(node.module())?;
-        let listen = config.listen;
-        let server = serve(module, listen, local_limits()).await;
-        let server =
-            server.map_err(|e| eyre::eyre!("cannot listen on {listen}: {e}; give --listen another"))?;
+        let starting = start_node(node_config.clone(), &chain, client, disputer);
+        let node = progress.step("node started", starting).await?;
+        let server = serve_all(&chain, &node, config.listen).await?;
         let url = format!("ws://{}", server.local_addr());
 
         let mut devnet = Self {
@@ -162,6 +158,7 @@ impl Devnet {
             accounts,
             chain,
             node,
+            node_config,
             client: eth,
             server,
             workers: None,
@@ -170,16 +167,38 @@ impl Devnet {
             _removed_at_the_end: temporary,
         };
         devnet.start_workers(progress).await?;
-        if devnet.config.canaries.is_some() {
-            devnet.node.start_canaries(CanaryRole {
-                url: devnet.url.clone(),
-                treasury: Role::Treasury.signer()?,
-                daily_cap: U256::from(CANARY_CAP) * LCAI,
-                accounts: CANARY_ACCOUNTS,
-                questions: None,
-                paid_from_outside: false,
-            })?;
+        devnet.start_canaries()?;
+        Ok(devnet)
+    }
+
+    fn start_canaries(&self) -> eyre::Result<()> {
+        if self.config.canaries.is_none() {
+            return Ok(());
         }
+        self.node.start_canaries(CanaryRole {
+            url: self.url.clone(),
+            treasury: Role::Treasury.signer()?,
+            daily_cap: U256::from(CANARY_CAP) * LCAI,
+            accounts: CANARY_ACCOUNTS,
+            questions: None,
+            paid_from_outside: false,
+        })
+    }
+
+    /// Stops the node and starts it again from its data directory, at the same address. Workers and users find it again.
+    pub async fn restart_node(self) -> eyre::Result<Self> {
+        let listen = self.server.local_addr();
+        self.server.stop();
+        self.server.stopped().await;
+        self.node.stop().await;
+        let mut disputer = disputer(&self.data_dir.join("disputer")).await?;
+        disputer.canary_epoch_seconds = self.config.canaries.map(|canaries| canaries.epoch_seconds);
+        let url = format!("ws://{}", self.client.local_addr());
+        let client = Arc::new(RpcClient::connect(&url, Some(self.deployment.chain_id)).await?);
+        let node = start_node(self.node_config.clone(), &self.chain, client, disputer).await?;
+        let server = serve_all(&self.chain, &node, listen).await?;
+        let devnet = Self { node, server, ..self };
+        devnet.start_canaries()?;
         Ok(devnet)
     }
 
@@ -254,6 +273,14 @@ impl Devnet {
         self.client.stop();
         self.chain.shutdown().await;
     }
+}
+
+async fn serve_all(chain: &EmbeddedChain, node: &Node, listen: SocketAddr) -> eyre::Result<RpcHandle> {
+    let mut module = RpcModule::new(());
+    module.merge(chain.rpc_module()?)?;
+    module.merge(node.module())?;
+    let server = serve(module, listen, local_limits()).await;
+    server.map_err(|e| eyre::eyre!("cannot listen on {listen}: {e}; give --listen another"))
 }
 
 fn data_dir(wanted: Option<&Path>) -> eyre::Result<(PathBuf, Option<TempDir>)> {

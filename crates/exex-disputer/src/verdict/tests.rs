@@ -234,3 +234,25 @@ proptest! {
         prop_assert_eq!(score == Score::FULL, a == b && !a.is_empty());
     }
 }
+
+/// Evidence comes out of a public blob, which anybody may have filled. `LCAI_BLESS=1` writes the seed anew.
+#[test]
+fn evidence_that_nobody_gave() {
+    let seed = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/evidence/compared");
+    if std::env::var_os("LCAI_BLESS").is_some() {
+        std::fs::create_dir_all(seed.parent().unwrap()).unwrap();
+        std::fs::write(&seed, evidence().encode()).unwrap();
+    }
+    assert!(Evidence::decode(&std::fs::read(&seed).unwrap()).unwrap() == evidence(), "the seed is stale");
+    lcai_fuzz::fuzz(env!("CARGO_MANIFEST_DIR"), "evidence", |input| {
+        let evidence = Evidence::decode(input);
+        if let Ok(evidence) = &evidence {
+            assert_eq!(
+                &Evidence::decode(&evidence.encode()).unwrap(),
+                evidence,
+                "what is read is written the same"
+            );
+        }
+        lcai_fuzz::kind(evidence)
+    });
+}

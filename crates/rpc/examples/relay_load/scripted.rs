@@ -71,6 +71,7 @@ pub(crate) async fn serve() {
         relay,
         tokens: Arc::new(TokenIssuer::new(TokenKey::random(), deployment().chain_id, TokenConfig::default())),
         blobs: BlobService::new(Arc::new(BlobStore::in_memory(1 << 20).unwrap()), Vec::new(), None),
+        upstream: None,
         settings: RpcSettings { frames: unlimited, calls: unlimited, ..RpcSettings::default() },
     });
     let limits = ServerLimits { max_connections: 20_000, calls: unlimited, ..ServerLimits::default() };

@@ -4,8 +4,8 @@ use crate::{docs, schema::Schemas};
 use serde_json::{Map, Value, json};
 use syn::{Expr, FnArg, GenericArgument, Item, Lit, Pat, PathArguments, ReturnType, TraitItemFn, Type};
 
-/// Errors that any call may be refused with.
-const ANY: [&str; 3] = ["InvalidParams", "QuotaExceeded", "Internal"];
+/// Errors that any call may be refused with; the last where calls may be handed on to another node.
+const ANY: [&str; 4] = ["InvalidParams", "QuotaExceeded", "Internal", "UpstreamUnavailable"];
 
 /// `LcaiError`'s variants, from their doc comments: "-39001: the model is not registered".
 pub(crate) fn errors(file: &syn::File) -> Map<String, Value> {
@@ -82,6 +82,7 @@ fn entry(
     let named = named.trim_end_matches('.').split(", ").filter(|name| !name.is_empty());
     let refs: Vec<Value> = named
         .chain(ANY)
+        .filter(|error| *error != "UpstreamUnavailable" || name.starts_with("lcai_"))
         .map(|error| {
             assert!(errors.contains_key(error), "{name} names an error that does not exist: {error}");
             json!({ "$ref": format!("#/components/errors/{error}") })

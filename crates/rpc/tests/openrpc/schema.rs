@@ -181,6 +181,9 @@ fn object(attrs: &[syn::Attribute], fields: &Fields, in_hex: bool) -> Value {
             Some(other) => panic!("serde(with = {other:?}) has no schema"),
         };
         let description = docs(&field.attrs).replace('\n', " ");
+        if let Some(values) = listed(&description).filter(|_| schema == json!({ "type": "string" })) {
+            schema["enum"] = values.into();
+        }
         if !description.is_empty() {
             // Beside a reference other members are ignored.
             schema = match schema {
@@ -195,6 +198,16 @@ fn object(attrs: &[syn::Attribute], fields: &Fields, in_hex: bool) -> Value {
         properties.insert(name, schema);
     }
     described(attrs, json!({ "type": "object", "required": required, "properties": properties }))
+}
+
+/// The values of a text, where its description begins with them: "`"a"`, `"b"` (why) or `"c"`."
+fn listed(description: &str) -> Option<Vec<String>> {
+    let values: Vec<String> = description
+        .strip_prefix("`\"")?
+        .split("`\"")
+        .filter_map(|rest| Some(rest.split_once("\"`")?.0.into()))
+        .collect();
+    (values.len() > 1).then_some(values)
 }
 
 fn choice(item: &syn::ItemEnum, in_hex: bool) -> Value {
