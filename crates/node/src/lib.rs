@@ -310,7 +310,7 @@ fn blob_sources(
 
 /// The consensus clients, in order.
 fn beacons(config: &NodeConfig, locate: &Locate) -> eyre::Result<Vec<Arc<dyn BlobSource>>> {
-    let beacon = |url| -> eyre::Result<Arc<dyn BlobSource>> {
+    let beacon = |url: &String| -> eyre::Result<Arc<dyn BlobSource>> {
         Ok(Arc::new(BeaconSource::new(url, locate.clone())?))
     };
     config.beacons.iter().map(beacon).collect()
