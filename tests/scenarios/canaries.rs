@@ -9,9 +9,9 @@
     clippy::indexing_slicing
 )]
 
-use alloy_primitives::{Address, U256};
+use alloy_primitives::{Address, B256, U256};
 use alloy_signer_local::PrivateKeySigner;
-use alloy_sol_types::SolCall;
+use alloy_sol_types::{SolCall, SolEvent};
 use lcai::{
     ask::DEFAULT_MODEL,
     devnet::{CanaryConfig, DevnetConfig, Role, WorkerModel},
@@ -21,10 +21,10 @@ use lcai_exex_disputer::canary::audit;
 use lcai_genesis::LCAI;
 use lcai_host::{Call, TxLane, TxSpec};
 use lcai_node::DisputerHandle;
-use lcai_primitives::contracts::WorkerRegistry;
+use lcai_primitives::contracts::{JobRegistry, WorkerRegistry};
 use lcai_rpc::verdicts::WorkerStatistics;
-use lcai_tests::{Network, Operated, devnet, funded, reth::RethNet, run};
-use serde_json::json;
+use lcai_tests::{Network, Operated, devnet, funded, reth::RethNet, rpc, run};
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// The model that the disputer and the honest worker run.
@@ -78,6 +78,12 @@ async fn story(network: &impl Operated) {
     eprintln!("first conviction after {} jobs: {caught:?}", caught.completed);
     assert!(caught.completed <= CAUGHT_WITHIN, "{caught:?}");
 
+    // Filed as a user files: the disputer's account would tell the worker what the job was.
+    let filers = filers(network).await;
+    let disputer = Role::Disputer.signer().unwrap().address();
+    eprintln!("disputes were filed by {filers:?}");
+    assert!(filers.iter().any(|filer| *filer != disputer), "{filers:?}");
+
     let cheated = told(network, cheat, "the suspension", |worker| worker.suspended).await;
     eprintln!("suspended after {} jobs: {cheated:?}", cheated.completed);
     // 15 % of the minimum stake, which is the honest worker's, then 30 % and more.
@@ -92,6 +98,22 @@ async fn story(network: &impl Operated) {
     eprintln!("the honest worker: {record:?}");
     assert_eq!((record.disputed, record.convicted, record.suspended), (0, 0, false));
     assert_eq!(stake(network, &user, honest).await, stakes[1]);
+}
+
+/// Who filed each dispute.
+async fn filers(network: &impl Network) -> Vec<Address> {
+    let filter = json!([{
+        "fromBlock": "0x0",
+        "toBlock": "latest",
+        "address": network.deployment().job_registry,
+        "topics": [JobRegistry::DisputeCreated::SIGNATURE_HASH],
+    }]);
+    let logs = rpc(network, "eth_getLogs", filter).await;
+    let filer = |log: &Value| {
+        let topic: B256 = log["topics"][2].as_str().unwrap().parse().unwrap();
+        Address::from_word(topic)
+    };
+    logs.as_array().unwrap().iter().map(filer).collect()
 }
 
 /// What the disputer's operator is told of the worker once it is so, within ten minutes.

@@ -14,7 +14,7 @@ use alloy_sol_types::SolCall;
 use lcai::{
     ask::DEFAULT_MODEL,
     devnet::{DevnetConfig, WorkerModel},
-    verify::verify,
+    verify::{Repeated, verify},
 };
 use lcai_client::{Answer, User, UserSession};
 use lcai_exex_disputer::{Evidence, Ground, Score};
@@ -240,8 +240,8 @@ async fn verified(user: &User, session: &UserSession, job: JobId) -> (Evidence, 
     let path = Path::new(MODEL).to_owned();
     let model = EmbeddedModel { name: DEFAULT_MODEL.to_owned(), path, digest: None };
     let backend = Arc::new(EmbeddedBackend::load(&[model], 1).unwrap());
-    let models = vec![DEFAULT_MODEL.to_owned()];
-    verify(user.node(), job, session.key.clone(), backend, models, None).await.unwrap()
+    let model = Repeated { backend, models: vec![DEFAULT_MODEL.to_owned()], embedder: None };
+    verify(user.node(), job, session.key.clone(), model, None).await.unwrap()
 }
 
 async fn read<C: SolCall>(user: &User, to: Address, call: C) -> C::Return {

@@ -2,10 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use alloy_primitives::B256;
+use alloy_primitives::{B256, U256};
+use alloy_sol_types::SolCall;
 use jsonrpsee::{core::client::ClientT, rpc_params};
-use lcai::devnet::DevnetConfig;
+use lcai::{ask::DEFAULT_MODEL, devnet::DevnetConfig};
 use lcai_client::{Connection, Event, User};
+use lcai_crypto::keystore;
+use lcai_host::{Call, TxLane, TxSpec};
+use lcai_primitives::{
+    contracts::{JobRegistry, JobState},
+    ids::JobId,
+};
 use lcai_rpc::api::LcaiApiClient;
 use lcai_tests::{
     Network, devnet, fee,
@@ -13,10 +20,14 @@ use lcai_tests::{
     open_session,
     proxy::{self, Recording},
     reth::{RethNet, RethNode},
-    run,
+    run, until,
 };
 use serde_json::{Value, json};
+use std::path::Path;
 use tracing_subscriber::EnvFilter;
+
+/// What the worker and the disputer run.
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../devnet/model/lcai-tiny.gguf");
 
 /// Long and unlike anything else, so that finding it means that it leaked.
 const PROMPT: &str = "zebra-quartz-7731: what is the capital of France?";
@@ -30,7 +41,7 @@ fn nothing_on_the_way_holds_prompt_answer_or_key() {
         let url = format!("ws://{address}");
         let config = DevnetConfig { listen, worker_url: Some(url.clone()), ..DevnetConfig::default() };
         let devnet = devnet(config).await;
-        story(&devnet, &url, &recording, || logs.bytes()).await;
+        story(&devnet, &url, &recording, async || {}, || logs.bytes()).await;
         devnet.stop().await;
     });
 }
@@ -44,20 +55,34 @@ fn nothing_on_the_way_holds_prompt_answer_or_key_on_reth() {
         let mut config = DevnetConfig::default();
         // Writing so much takes its time.
         (config.params.ack_timeout, config.params.completion_timeout) = (120, 480);
-        let node = RethNode::start(&config, &["--log.stdout.filter", RETH_LOGS]).await;
+        let model = format!("{DEFAULT_MODEL}={MODEL}");
+        let flags = ["--log.stdout.filter", RETH_LOGS, "--lcai.gguf", &model];
+        let node = RethNode::start(&config, &flags).await;
         let (address, recording) = proxy::record(node.address()).await;
         let url = format!("ws://{address}");
         let network = RethNet::over(node, url.clone(), &config).await;
         let logged = || [logs.bytes(), network.node.log().into_bytes()].concat();
-        story(&network, &url, &recording, logged).await;
-        assert!(network.node.log().contains("DEBUG"), "the node says more than usual");
+        // The disputer's task panics while it has the dispute before it.
+        let panics = async || {
+            let operator = network.node.authenticated();
+            let panicked = operator.call("lcaiOperator_panicTask", json!(["disputer"])).await;
+            assert_eq!(panicked["result"], true, "{panicked}");
+        };
+        story(&network, &url, &recording, panics, logged).await;
+        let log = network.node.log();
+        assert!(log.contains("DEBUG"), "the node says more than usual");
+        assert!(log.contains("panicked") && log.contains("job judged"), "nothing was provoked");
+        let escrow = escrow_key(network.node.directory()).expect("a development chain's node keeps one");
+        for (form, needle) in forms(&escrow) {
+            assert!(!find(log.as_bytes(), &needle), "the escrow key is in the log as {form}");
+        }
         network.stop().await;
     });
 }
 
 /// Everything that has to do with us; all of Reth at this level is more than it can write.
 const RETH_LOGS: &str = "debug,lcai=trace,lcai_reth=trace,lcai_node=trace,lcai_rpc=trace,lcai_host=trace,\
-                         lcai_exex_dispatch=trace,lcai_blob=trace,jsonrpsee=trace,rpc=trace,txpool=trace";
+                         lcai_exex_dispatch=trace,lcai_exex_disputer=trace,lcai_blob=trace,jsonrpsee=trace,rpc=trace,txpool=trace";
 
 fn capture_logs() -> Logs {
     let logs = Logs::default();
@@ -69,13 +94,38 @@ fn capture_logs() -> Logs {
     logs
 }
 
-/// Asks over `url`, where everything is recorded, and looks for what must be nowhere.
-async fn story(network: &impl Network, url: &str, recording: &Recording, logged: impl Fn() -> Vec<u8>) {
+/// What the node opens escrowed session keys with, wherever in its directory it keeps it.
+fn escrow_key(directory: &Path) -> Option<Vec<u8>> {
+    for entry in std::fs::read_dir(directory).ok()?.map_while(Result::ok) {
+        let path = entry.path();
+        if path.is_dir() {
+            if let Some(found) = escrow_key(&path) {
+                return Some(found);
+            }
+        } else if path.ends_with("disputer-encryption.json") {
+            let secret = keystore::read_encryption(&path, "development").ok()?;
+            return Some(secret.expose().to_vec());
+        }
+    }
+    None
+}
+
+/// Asks over `url`, where everything is recorded, has the answer disputed and ruled on, and looks for what must be nowhere.
+async fn story(
+    network: &impl Network,
+    url: &str,
+    recording: &Recording,
+    meanwhile: impl AsyncFn(),
+    logged: impl Fn() -> Vec<u8>,
+) {
     let user = User::new(Connection::open(url, None).await.unwrap(), network.user(0));
     let session = open_session(&user).await;
     let fee = fee(&user).await;
     let answer = user.ask(&session, PROMPT.as_bytes(), None, fee, &mut |_: Event| {}).await.unwrap();
     assert!(!answer.text.is_empty());
+    dispute(network, &user, answer.receipt.job.id, fee).await;
+    meanwhile().await;
+    ruled(network, &user, answer.receipt.job.id).await;
 
     let (wire, logged) = (recording.bytes(), logged());
     let chain = chain_dump(&user).await;
@@ -94,6 +144,25 @@ async fn story(network: &impl Network, url: &str, recording: &Recording, logged:
             }
         }
     }
+}
+
+async fn dispute(network: &impl Network, user: &User, job: JobId, bond: U256) {
+    let lane = TxLane::new(user.node().chain(), user.signer().clone());
+    let call = JobRegistry::disputeJobCall { jobId: job.word() };
+    let spec = TxSpec::call(network.deployment().job_registry, call.abi_encode().into());
+    assert!(lane.send(TxSpec { value: bond, ..spec }).await.unwrap().receipt.success);
+}
+
+/// Waits for the verdict, whose evidence is on the chain then.
+async fn ruled(network: &impl Network, user: &User, job: JobId) {
+    until("a verdict", async || {
+        let call = JobRegistry::getJobCall { jobId: job.word() };
+        let call = Call { to: network.deployment().job_registry, input: call.abi_encode().into() };
+        let output = user.node().chain().call(call, None).await.unwrap();
+        let found = JobRegistry::getJobCall::abi_decode_returns(&output).unwrap();
+        JobState::try_from(found.state).unwrap() != JobState::Disputed && !found.reExecutionBlobHash.is_zero()
+    })
+    .await;
 }
 
 /// Every transaction, log and blob of the chain.

@@ -101,8 +101,8 @@ impl DisputerArgs {
         flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
     }
 
-    /// What the settings ask for; `None`: this node is no disputer. `models` are the names of `--lcai.model`; `dev`: the
-    /// development chain's keys stand in for those that were not given, once there is a model.
+    /// What the settings ask for; `None`: this node is no disputer. `models` are the names of `--lcai.model`; `dispatches`: it
+    /// holds the dispatcher's key; `dev`: the development chain's keys stand in for those that were not given, once there is a model.
     ///
     /// # Errors
     /// When a flag is missing or wrong; the text names it.
@@ -110,6 +110,7 @@ impl DisputerArgs {
         &self,
         encryption_key: Option<&Path>,
         models: &[String],
+        dispatches: bool,
         dev: bool,
     ) -> eyre::Result<Option<DisputerSettings>> {
         let given = self.given();
@@ -117,6 +118,11 @@ impl DisputerArgs {
         eyre::ensure!(
             dev || self.key.is_some(),
             "{first} is a setting of the disputer: give --lcai.disputer-key, the account that AIConfig names"
+        );
+        eyre::ensure!(
+            dev || !dispatches,
+            "{first} makes this node the disputer, and --lcai.dispatcher-key the dispatcher: who draws the workers would hold \
+             the key that opens the sessions escrowed for the disputer; give them to two nodes"
         );
         let needed = |given: bool, flag: &str, what: &str| {
             eyre::ensure!(dev || given, "the disputer needs {flag}, {what}");
@@ -360,20 +366,22 @@ mod tests {
     }
 
     fn refused(args: &DisputerArgs, encryption: Option<&str>, dev: bool) -> String {
-        args.check(encryption.map(Path::new), &[], dev).unwrap_err().to_string()
+        args.check(encryption.map(Path::new), &[], false, dev).unwrap_err().to_string()
     }
 
     #[test]
     fn without_its_settings_a_node_is_no_disputer() {
         for dev in [false, true] {
             // Its public half alone is what every dispatching node has.
-            assert!(DisputerArgs::default().check(Some(Path::new("p256")), &[], dev).unwrap().is_none());
+            assert!(
+                DisputerArgs::default().check(Some(Path::new("p256")), &[], false, dev).unwrap().is_none()
+            );
         }
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        let settings = complete().check(Some(Path::new("p256")), &[], false).unwrap().unwrap();
+        let settings = complete().check(Some(Path::new("p256")), &[], false, false).unwrap().unwrap();
         assert_eq!(settings.models.names(), ["m"]);
         assert!(settings.canaries.is_none());
 
@@ -395,6 +403,17 @@ mod tests {
         assert!(refused(&complete(), None, false).contains("--lcai.disputer-encryption-key"));
     }
 
+    /// Their keys together tell who is tested and read what everybody asks.
+    #[test]
+    fn the_dispatchers_key_and_the_escrow_key_are_kept_apart() {
+        let check = |args: &DisputerArgs, dev| args.check(Some(Path::new("p256")), &[], true, dev);
+        let error = check(&complete(), false).unwrap_err().to_string();
+        assert!(error.contains("--lcai.dispatcher-key"), "{error}");
+        assert!(check(&complete(), true).unwrap().is_some(), "a development chain's keys are public");
+        // Its public half alone is what every dispatching node has.
+        assert!(check(&DisputerArgs::default(), false).unwrap().is_none());
+    }
+
     #[test]
     fn canaries_have_a_cap_and_a_node() {
         let mut args = complete();
@@ -406,7 +425,7 @@ mod tests {
         args.canary_node = Some("http://127.0.0.1:8545".into());
         assert!(refused(&args, Some("p256"), false).contains("--lcai.canary-node"));
         args.canary_node = Some("ws://127.0.0.1:8546".into());
-        let settings = args.check(Some(Path::new("p256")), &[], false).unwrap().unwrap();
+        let settings = args.check(Some(Path::new("p256")), &[], false, false).unwrap().unwrap();
         let canaries = settings.canaries.unwrap();
         assert_eq!(canaries.epoch_seconds, 600);
         assert_eq!(canaries.daily_cap, LCAI * U256::from(5) / U256::from(2));
@@ -417,7 +436,7 @@ mod tests {
     async fn a_development_chains_keys_stand_in_once_there_is_a_model() {
         let args = DisputerArgs { gguf: vec!["m=nowhere.gguf".into()], ..DisputerArgs::default() };
         assert!(refused(&args, None, false).contains("--lcai.disputer-key"));
-        let settings = args.check(None, &[], true).unwrap().unwrap();
+        let settings = args.check(None, &[], false, true).unwrap().unwrap();
         // The model is opened last: the keys are there by then, and the escrow key stays the same.
         let dir = tempfile::tempdir().unwrap();
         let error = settings.open(dir.path().to_owned(), None).await.unwrap_err().to_string();
@@ -433,7 +452,7 @@ mod tests {
     async fn canaries_go_through_this_node_where_it_serves() {
         let mut args = DisputerArgs { gguf: vec!["m=m.gguf".into()], ..DisputerArgs::default() };
         args.canary_epoch = Some(60);
-        let canaries = || args.check(None, &[], true).unwrap().unwrap().canaries.unwrap();
+        let canaries = || args.check(None, &[], false, true).unwrap().unwrap().canaries.unwrap();
         let error = canaries().open(None, false).await.unwrap_err().to_string();
         assert!(error.contains("--lcai.canary-node") && error.contains("--ws"), "{error}");
         let role = canaries().open(None, true).await.unwrap().role(Some("ws://own".into())).unwrap();
@@ -455,7 +474,7 @@ mod tests {
                 canary_paid_from_outside: true,
                 ..DisputerArgs::default()
             };
-            let canaries = args.check(None, &[], true).unwrap().unwrap().canaries.unwrap();
+            let canaries = args.check(None, &[], false, true).unwrap().unwrap().canaries.unwrap();
             canaries.open(None, true).await
         };
         let lines = |n: u64| (0..n).map(|n| format!("Who is {n}?\tNobody\n")).collect::<String>();

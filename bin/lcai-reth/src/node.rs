@@ -153,7 +153,10 @@ async fn disputer(
 ) -> eyre::Result<Option<(DisputerRole, Vec<String>)>> {
     let args = &launch.settings.args;
     let (encryption_key, dev) = (args.disputer_encryption_key.as_deref(), launch.uses_dev_keys(chain_id));
-    let Some(settings) = args.disputer.check(encryption_key, &args.models, dev)? else { return Ok(None) };
+    let dispatches = args.dispatcher_key.is_some();
+    let Some(settings) = args.disputer.check(encryption_key, &args.models, dispatches, dev)? else {
+        return Ok(None);
+    };
     let models = settings.models.names();
     let role = settings.open(datadir.to_owned(), args.password_file.clone()).await?;
     Ok(Some((role, models)))

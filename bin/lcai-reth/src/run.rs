@@ -118,7 +118,7 @@ async fn launch(
 async fn canaries(launch: &Launch, chain_id: u64, serves_ws: bool) -> eyre::Result<Option<Canaries>> {
     let args = &launch.settings.args;
     let (encryption_key, dev) = (args.disputer_encryption_key.as_deref(), launch.uses_dev_keys(chain_id));
-    let settings = args.disputer.check(encryption_key, &args.models, dev)?;
+    let settings = args.disputer.check(encryption_key, &args.models, args.dispatcher_key.is_some(), dev)?;
     match settings.and_then(|settings| settings.canaries) {
         Some(canaries) => Ok(Some(canaries.open(args.password_file.clone(), serves_ws).await?)),
         None => Ok(None),

@@ -2,7 +2,7 @@
 
 use crate::{
     ask::{DEFAULT_RPC, default_sessions, genesis_hash},
-    exit::UsageError,
+    exit::{KeyError, UsageError},
     keys::AccountKey,
     models::ModelArgs,
 };
@@ -15,6 +15,7 @@ use lcai_client::{ClientError, Connection, SessionStore};
 use lcai_crypto::{EncryptionSecret, SessionKey};
 use lcai_exex_disputer::{AnswerRow, Case, Evidence, Ladder, PriorRef, Reexecution, ReexecutionParts};
 use lcai_host::Call;
+use lcai_inference::{Embedder, MiniLm};
 use lcai_node::REORG_DEPTH;
 use lcai_primitives::{
     contracts::{Job, JobRegistry},
@@ -24,7 +25,13 @@ use lcai_rpc::{
     api::LcaiApiClient,
     types::{JobInfo, SessionInfo},
 };
-use std::{fmt, io::Write, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use zeroize::Zeroizing;
 
 /// Flags of `lcai verify`.
 #[derive(Debug, Clone, Args)]
@@ -38,12 +45,18 @@ pub struct VerifyArgs {
     /// The account that opened the session
     #[command(flatten)]
     pub key: AccountKey,
+    /// File with the session's key, 32 bytes in hex: for whoever was given it and did not open the session
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["account", "sessions"])]
+    pub session_key: Option<PathBuf>,
     /// Where sessions are kept [default: the user's data directory]
     #[arg(long, value_name = "DIR")]
     pub sessions: Option<PathBuf>,
     /// The model to repeat the job with
     #[command(flatten)]
     pub models: ModelArgs,
+    /// Directory of all-MiniLM-L6-v2: also compares meanings, as a disputer with an embedder does
+    #[arg(long, value_name = "DIR")]
+    pub embedder: Option<PathBuf>,
     /// Least score (basis points) of an answer that counts as the model's [default: AIConfig's]
     #[arg(long, value_name = "BPS")]
     pub threshold: Option<u16>,
@@ -78,7 +91,10 @@ pub async fn run(args: VerifyArgs) -> eyre::Result<()> {
     let node = Connection::open(&args.rpc, None).await?;
     let key = session_key(&args, &node).await?;
     let (backend, models) = args.models.open().await?;
-    let (repeated, posted) = verify(&node, args.job, key, backend, models, args.threshold).await?;
+    let embedder = args.embedder.as_deref().map(MiniLm::load).transpose()?;
+    let embedder = embedder.map(|embedder| Arc::new(embedder) as Arc<dyn Embedder>);
+    let model = Repeated { backend, models, embedder };
+    let (repeated, posted) = verify(&node, args.job, key, model, args.threshold).await?;
     let out = serde_json::json!({ "verdict": repeated, "onChain": posted });
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{}", serde_json::to_string_pretty(&out)?)?;
@@ -90,6 +106,22 @@ pub async fn run(args: VerifyArgs) -> eyre::Result<()> {
     Ok(())
 }
 
+/// What a job is repeated with.
+pub struct Repeated {
+    /// Runs the models.
+    pub backend: Arc<dyn lcai_inference::Backend>,
+    /// Their names.
+    pub models: Vec<String>,
+    /// Compares meanings; without one bytes and tokens are compared.
+    pub embedder: Option<Arc<dyn Embedder>>,
+}
+
+impl fmt::Debug for Repeated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Repeated").field("models", &self.models).finish_non_exhaustive()
+    }
+}
+
 /// Repeats a job; gives the verdict, and the evidence of the disputer's own where there is one.
 ///
 /// # Errors
@@ -98,17 +130,18 @@ pub async fn verify(
     node: &Connection,
     job: JobId,
     key: SessionKey,
-    backend: Arc<dyn lcai_inference::Backend>,
-    models: Vec<String>,
+    model: Repeated,
     threshold: Option<u16>,
 ) -> eyre::Result<(Evidence, Option<Evidence>)> {
+    let Repeated { backend, models, embedder } = model;
     let sources: Vec<Arc<dyn BlobSource>> = vec![Arc::new(NodeBlobs(node.clone()))];
     let blobs = Arc::new(FallbackSource::new(sources));
     let reexecution = Reexecution::new(ReexecutionParts {
         deployment: node.network().deployment,
         // Nothing is opened by escrow here.
         escrow: EncryptionSecret::random(),
-        ladder: Ladder::new(Arc::clone(&backend), None),
+        escrow_since: 0,
+        ladder: Ladder::new(Arc::clone(&backend), embedder),
         backend,
         blobs: blobs.clone(),
         client: node.chain(),
@@ -129,6 +162,9 @@ pub async fn verify(
 }
 
 async fn session_key(args: &VerifyArgs, node: &Connection) -> eyre::Result<SessionKey> {
+    if let Some(path) = &args.session_key {
+        return Ok(read_session_key(path)?);
+    }
     let job = job_info(node, args.job).await?;
     let session = session_info(node, &job).await?;
     let signer = args.key.signer(&args.rpc)?;
@@ -139,6 +175,15 @@ async fn session_key(args: &VerifyArgs, node: &Connection) -> eyre::Result<Sessi
     let kept = kept.filter(|kept| kept.id == job.session_id);
     let missing = || UsageError(format!("the key of session {} is not kept here", job.session_id));
     Ok(kept.ok_or_else(missing)?.key)
+}
+
+fn read_session_key(path: &Path) -> Result<SessionKey, KeyError> {
+    let wrong = |reason: String| KeyError(format!("session key {}: {reason}", path.display()));
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?);
+    let mut bytes = Zeroizing::new([0; 32]);
+    let digits = text.trim().trim_start_matches("0x");
+    hex::decode_to_slice(digits, bytes.as_mut_slice()).map_err(|_| wrong("no 32 bytes in hex".into()))?;
+    SessionKey::from_slice(bytes.as_slice()).map_err(|e| wrong(e.to_string()))
 }
 
 async fn job_info(node: &Connection, job: JobId) -> eyre::Result<JobInfo> {
@@ -187,16 +232,21 @@ async fn case(node: &Connection, id: JobId, threshold: Option<u16>) -> eyre::Res
             prompt_blob_hash: on_chain.promptBlobHash,
             submit_tx_hash: job.transactions.submit.unwrap_or_default(),
         },
+        user: session.user,
         model: session.model_id,
-        by_user: true,
+        // A key that opens nothing is no finding here, but a wrong key.
+        by_user: false,
         canary: false,
+        ours: false,
         escrow: Vec::new(),
+        escrowed_at: 0,
         submit_block: on_chain.submitBlockNumber.saturating_to(),
         answer: AnswerRow {
             block: on_chain.completionBlockNumber.saturating_to(),
             blob_hash: on_chain.responseBlobHash,
             ciphertext_hash: on_chain.responseCiphertextHash,
         },
+        unpublished: false,
         prior,
         threshold_bps: threshold.unwrap_or(u16::try_from(canary_or_user).unwrap_or(u16::MAX)),
         deadline: u64::MAX,

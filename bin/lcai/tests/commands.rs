@@ -4,9 +4,11 @@
 
 use alloy_primitives::{Address, utils::parse_ether};
 use alloy_signer_local::PrivateKeySigner;
-use lcai_client::Connection;
+use jsonrpsee::{core::client::ClientT, rpc_params};
+use lcai::ask::DEFAULT_MODEL;
+use lcai_client::{Connection, SessionStore};
 use lcai_genesis::dev::{Role, dev_account};
-use lcai_primitives::contracts::Deployment;
+use lcai_primitives::{contracts::Deployment, ids::ModelId};
 use lcai_rpc::api::LcaiApiClient;
 use lcai_tests::{Network, governance::switch_sortition};
 use serde_json::Value;
@@ -19,13 +21,17 @@ use std::{
 };
 use tempfile::TempDir;
 
+/// What the devnet's workers run.
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../devnet/model/lcai-tiny.gguf");
+
 /// Three, so that after two sessions one has no job.
 const WORKERS: u32 = 3;
 
 #[test]
 fn commands_against_a_devnet() {
     let devnet = Devnet::start();
-    let (session, first) = asks_and_goes_on(&devnet);
+    let (session, first, job) = asks_and_goes_on(&devnet);
+    verifies_an_answer(&devnet, &job);
     verifies_the_draw(&devnet, session, first);
     raises_a_stake(&devnet);
     let second = asks_by_sortition(&devnet);
@@ -33,15 +39,48 @@ fn commands_against_a_devnet() {
     devnet.stop();
 }
 
-/// The second question goes through the first one's session. Gives the session and its worker.
-fn asks_and_goes_on(devnet: &Devnet) -> (u64, Address) {
+/// The second question goes through the first one's session. Gives the session, its worker and its second job.
+fn asks_and_goes_on(devnet: &Devnet) -> (u64, Address, String) {
     let first = devnet.lcai(&["ask", "--json", "What is the capital of France?"]).json();
     assert!(first["answer"].as_str().unwrap().contains("Paris"), "{first}");
     assert_eq!((&first["signatureVerified"], &first["onChainHashEqual"]), (&true.into(), &true.into()));
     let next = devnet.lcai(&["ask", "--json", "What is the capital of Italy?"]).json();
     assert!(next["answer"].as_str().unwrap().contains("Rome"), "{next}");
     assert_eq!(first["sessionId"], next["sessionId"]);
-    (session_of(&first), worker_of(&first))
+    let job = next["receipt"]["job"]["id"].as_str().unwrap().to_owned();
+    (session_of(&first), worker_of(&first), job)
+}
+
+/// Whoever holds the session's key, in whatever way, comes to the same verdict.
+fn verifies_an_answer(devnet: &Devnet, job: &str) {
+    let model = format!("{DEFAULT_MODEL}={MODEL}");
+    let verify = ["verify", job, "--gguf", &model];
+    let own = devnet.lcai(&verify).json();
+    assert_eq!(
+        (&own["verdict"]["guilty"], &own["verdict"]["score"]),
+        (&false.into(), &10_000.into()),
+        "{own}"
+    );
+    assert_eq!(own["onChain"], Value::Null, "nobody disputed it");
+
+    let key = devnet.file("session-key");
+    std::fs::write(&key, format!("0x{}\n", alloy_primitives::hex::encode(devnet.session_key()))).unwrap();
+    let given = devnet.lcai(&[&verify[..], &["--session-key", &key]].concat()).json();
+    assert_eq!(given["verdict"], own["verdict"]);
+    // A score that nothing reaches.
+    let guilty = devnet.lcai(&[&verify[..], &["--threshold", "10001"]].concat());
+    assert_eq!(guilty.code, 10, "{}", guilty.stderr);
+    assert!(guilty.stderr.contains("too little to be the model's"), "{}", guilty.stderr);
+
+    std::fs::write(&key, "11".repeat(32)).unwrap();
+    let other = devnet.lcai(&[&verify[..], &["--session-key", &key]].concat());
+    assert_ne!(other.code, 0);
+    assert!(other.stderr.contains("does not open"), "{}", other.stderr);
+    std::fs::write(&key, "no key").unwrap();
+    let unread = devnet.lcai(&[&verify[..], &["--session-key", &key]].concat());
+    assert_eq!(unread.code, 8, "{}", unread.stderr);
+    let nowhere = devnet.lcai(&[&verify[..], &["--embedder", &devnet.file("nowhere")]].concat());
+    assert_ne!(nowhere.code, 0, "an embedder that is not there is not left out silently");
 }
 
 fn verifies_the_draw(devnet: &Devnet, session: u64, worker: Address) {
@@ -169,6 +208,22 @@ impl Devnet {
         let signalled = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
         assert!(signalled.success());
         assert!(self.child.wait().unwrap().success(), "it ends well");
+    }
+
+    /// The key that `lcai ask` keeps for the first account's session.
+    fn session_key(&self) -> [u8; 32] {
+        lcai::runtime().unwrap().block_on(async {
+            let node = Connection::open(&self.url, None).await.unwrap();
+            let network = node.network();
+            let genesis: Value =
+                node.rpc().request("eth_getBlockByNumber", rpc_params!["0x0", false]).await.unwrap();
+            let genesis = genesis["hash"].as_str().unwrap().parse().unwrap();
+            let model = ModelId::from_name(DEFAULT_MODEL);
+            let store = SessionStore::new(self.directory.path().join("lcai/sessions"));
+            let (chain, registry) = (network.deployment.chain_id, network.deployment.job_registry);
+            let kept = store.load(chain, genesis, registry, &self.user(0), model).unwrap();
+            *kept.expect("it is kept").key.expose()
+        })
     }
 
     fn file(&self, name: &str) -> String {

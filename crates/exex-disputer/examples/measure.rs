@@ -3,7 +3,8 @@
 //!
 //! `cargo run --release -p lcai-exex-disputer --example measure -- [--prompts N] [--minilm DIR]` writes
 //! `measurement/answers.jsonl`, `measurement/scores.csv` and `measurement/summary.md`. `measurement/prompts.txt` was drawn
-//! once: the held-out list of devnet/model, then other prompts of its generator.
+//! once: the held-out list of devnet/model, then other prompts of its generator. With `--from-scores` the summary alone is
+//! written again, from `measurement/scores.csv`.
 //!
 //! Each set of answers comes from a process of its own: the number of threads cannot be changed within one.
 #![allow(
@@ -49,6 +50,10 @@ const WORKERS: [&str; 8] = [
     "half an answer",
 ];
 
+/// Places in [`WORKERS`].
+const HONEST: usize = 0;
+const WORSE: usize = 3;
+
 fn folder(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
@@ -65,6 +70,9 @@ async fn main() {
         let at = arguments.iter().position(|a| a == flag)?;
         arguments.get(at + 1).cloned()
     };
+    if arguments.iter().any(|argument| argument == "--from-scores") {
+        return write_summary(&read_scores());
+    }
     let limit = value("--prompts").map_or(usize::MAX, |n| n.parse().expect("--prompts N"));
     run(limit, value("--minilm").map(PathBuf::from)).await;
 }
@@ -173,9 +181,45 @@ async fn run(limit: usize, minilm: Option<PathBuf>) {
     let table = scores(&good, minilm.as_deref(), &own, &said).await;
     write_answers(&prompts, &own, &said);
     write_scores(&table);
-    let summary = summary(&table, minilm.is_some());
+    write_summary(&table);
+}
+
+fn write_summary(table: &Table) {
+    let summary = summary(table);
     fs::write(folder("measurement/summary.md"), &summary).expect("summary.md");
     println!("{summary}");
+}
+
+/// What a run wrote.
+fn read_scores() -> Table {
+    let text = fs::read_to_string(folder("measurement/scores.csv")).expect("scores.csv");
+    let mut table: Table = WORKERS.iter().map(|_| Vec::new()).collect();
+    for line in text.lines().skip(1) {
+        let (worker, scores) = line.trim_start_matches('"').split_once("\",").expect("a worker");
+        let place = WORKERS.iter().position(|known| *known == worker).expect("a known worker");
+        let scores = scores.split(',').skip(1).filter(|score| !score.is_empty());
+        let scores = scores.map(|score| Score::from_bps(score.parse().expect("basis points")));
+        table[place].push(scores.collect());
+    }
+    table
+}
+
+/// Every worker, and those that run the worse model in a part of their jobs, whom nobody can tell which: the answers of both
+/// mixed.
+fn workers(table: &Table) -> Vec<(String, Vec<Vec<Score>>)> {
+    let mut workers: Vec<(String, Vec<Vec<Score>>)> =
+        WORKERS.iter().zip(table).map(|(name, rows)| ((*name).to_owned(), rows.clone())).collect();
+    for share in [50, 10] {
+        // Spread over the prompts, and the same every time.
+        let cheats = |prompt: usize| ((prompt as u64).wrapping_mul(2_654_435_761) >> 8) % 100 < share;
+        let rows = table[WORSE].iter().zip(&table[HONEST]).enumerate();
+        let rows = rows.map(|(prompt, (worse, honest))| if cheats(prompt) { worse } else { honest });
+        workers.push((
+            format!("half-honest: the worse model in {share} % of its jobs"),
+            rows.cloned().collect(),
+        ));
+    }
+    workers
 }
 
 /// An embedder that reads each text once: the model's own answer is compared with every worker's.
@@ -271,16 +315,16 @@ fn best(row: &[Score], rungs: usize) -> Score {
     row.iter().take(rungs).max().copied().unwrap_or_default()
 }
 
-fn summary(table: &Table, embedder: bool) -> String {
-    let rungs = if embedder { 3 } else { 2 };
-    let pairs = table[0].len();
+fn summary(table: &Table) -> String {
+    let rungs = table[HONEST][0].len();
+    let (pairs, workers) = (table[HONEST].len(), workers(table));
     let mut out = format!(
         "Written by `examples/measure.rs`; {pairs} prompts, {}, greedy, 64 tokens. Intervals: 95 %, Clopper-Pearson.\n\n\
          Scores: share of equal answers, then the 5th, 50th and 95th percentile of each rung, basis points.\n\n\
          | worker | equal | token prefix | similarity |\n|---|---|---|---|\n",
         isa_class()
     );
-    for (worker, rows) in WORKERS.iter().zip(table) {
+    for (worker, rows) in &workers {
         let equal = rows.iter().filter(|row| row[0] == Score::FULL).count();
         let spread = |rung: usize| {
             let mut scores: Vec<u16> = rows.iter().filter_map(|row| row.get(rung)).map(|s| s.bps()).collect();
@@ -298,7 +342,7 @@ fn summary(table: &Table, embedder: bool) -> String {
             write!(out, " {name} ({threshold}) | interval |").unwrap();
         }
         out.push_str("\n|---|---|---|---|---|\n");
-        for (worker, rows) in WORKERS.iter().zip(table) {
+        for (worker, rows) in &workers {
             write!(out, "| {worker} |").unwrap();
             for (_, threshold) in THRESHOLDS {
                 let guilty = convicted(rows, with, threshold);
@@ -315,32 +359,28 @@ fn summary(table: &Table, embedder: bool) -> String {
             out.push('\n');
         }
     }
-    out.push_str(&jobs_until_caught(table, rungs));
+    out.push_str(&jobs_until_caught(&workers, rungs));
     out
 }
 
-/// Canaries until the first conviction, when a worker cheats in a share of its jobs by running the worse model.
-fn jobs_until_caught(table: &Table, rungs: usize) -> String {
-    let mut out = "\nCanaries until the worse model is first convicted (threshold 9000): half of such workers, and 95 % of \
-                   them.\n\n| it runs the worse model in | rungs | half | 95 % | 95 % at the rate's lower bound |\n\
+/// Canaries until a worker is first convicted.
+fn jobs_until_caught(workers: &[(String, Vec<Vec<Score>>)], rungs: usize) -> String {
+    let mut out = "\nCanaries until a worker is first convicted (threshold 9000): half of such workers, and 95 % of them. A dash: \
+                   none of the pairs was convicted.\n\n| worker | rungs | half | 95 % | 95 % at the rate's lower bound |\n\
                    |---|---|---|---|---|\n"
         .to_owned();
-    let rows = &table[3];
-    for share in [1.0, 0.5, 0.1] {
+    for (worker, rows) in workers {
         for with in 2..=rungs {
             let guilty = convicted(rows, with, 9_000);
             let rate = guilty as f64 / rows.len() as f64;
             let (low, _) = clopper_pearson(guilty, rows.len());
-            let jobs = |quantile: f64, rate: f64| ((1.0 - quantile).ln() / (1.0 - share * rate).ln()).ceil();
-            writeln!(
-                out,
-                "| {:.0} % of its jobs | {with} | {:.0} | {:.0} | {:.0} |",
-                100.0 * share,
-                jobs(0.5, rate),
-                jobs(0.95, rate),
-                jobs(0.95, low)
-            )
-            .unwrap();
+            let jobs = |quantile: f64, rate: f64| match rate {
+                0.0 => "-".to_owned(),
+                1.0 => "1".to_owned(),
+                rate => format!("{:.0}", ((1.0 - quantile).ln() / (1.0 - rate).ln()).ceil()),
+            };
+            let (half, most, least) = (jobs(0.5, rate), jobs(0.95, rate), jobs(0.95, low));
+            writeln!(out, "| {worker} | {with} | {half} | {most} | {least} |").unwrap();
         }
     }
     out

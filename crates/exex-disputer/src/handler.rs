@@ -28,12 +28,19 @@ use lcai_primitives::{
 };
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
-use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 #[cfg(test)]
 mod tests;
 
 mod canaries;
+
+pub use canaries::{CanaryFiler, FilingError};
 
 /// Gas of a transfer without calldata.
 const TRANSFER_GAS: u64 = 21_000;
@@ -55,6 +62,8 @@ pub struct DisputeParts {
     pub blobs: Arc<TxLane>,
     /// The secrets of our canaries, where this node runs them.
     pub seeds: Option<Seeds>,
+    /// Files disputes as canaries' accounts, once canaries are sent.
+    pub filer: Arc<OnceLock<Arc<dyn CanaryFiler>>>,
     /// Unix seconds from which the chain takes EIP-7594 sidecars (Osaka); `None`: not scheduled.
     pub osaka_time: Option<u64>,
     /// The time.
@@ -293,7 +302,9 @@ impl EffectHandler for DisputeHandler {
     async fn execute(&self, intent: &Intent, context: EffectContext) -> EffectOutcome {
         let client = context.client.as_ref();
         let step = match intent.action.as_str() {
-            action::JUDGE => self.with_case(intent, async |case| self.judge(&case).await).await,
+            action::JUDGE | action::JUDGE_UNPUBLISHED => {
+                self.with_case(intent, async |case| self.judge(&case).await).await
+            }
             action::RESOLVE | action::RESOLVE_LATE => {
                 self.with_case(intent, async |case| self.resolve(&case, client).await).await
             }

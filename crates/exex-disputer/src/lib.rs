@@ -22,7 +22,7 @@ mod verdict;
 mod verdicts;
 
 pub use core::{DisputerConfig, DisputerCore};
-pub use handler::{DisputeHandler, DisputeParts};
+pub use handler::{CanaryFiler, DisputeHandler, DisputeParts, FilingError};
 pub use history::reachable_histories;
 pub use plan::DisputerPlan;
 pub use records::{

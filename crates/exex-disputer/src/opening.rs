@@ -58,17 +58,9 @@ impl Opening {
         (!keys.is_empty()).then_some(Self { blobs, keys })
     }
 
-    /// The payload of a blob, still sealed.
-    pub(crate) async fn sealed(&self, hash: B256) -> Result<Vec<u8>, OpenFault> {
-        let missing = |reason: String| OpenFault::Missing { hash, reason };
-        let blob = self.blobs.blob(hash, None).await.map_err(|e| missing(e.to_string()))?;
-        let blob = blob.ok_or_else(|| missing("no place has it".to_owned()))?;
-        decode(blob.as_slice()).map_err(|e| OpenFault::Framing { hash, reason: e.to_string() })
-    }
-
     /// A blob's plaintext and the key it opened under.
     pub(crate) async fn open(&self, hash: B256) -> Result<(Zeroizing<Vec<u8>>, &SessionKey), OpenFault> {
-        let sealed = self.sealed(hash).await?;
+        let sealed = sealed(self.blobs.as_ref(), hash).await?;
         self.unseal(&sealed).ok_or(OpenFault::Sealed(hash))
     }
 
@@ -76,6 +68,14 @@ impl Opening {
     pub(crate) fn unseal(&self, sealed: &[u8]) -> Option<(Zeroizing<Vec<u8>>, &SessionKey)> {
         self.keys.iter().find_map(|key| open(key, sealed).ok().map(|plain| (plain, key)))
     }
+}
+
+/// The payload of a blob, still sealed.
+pub(crate) async fn sealed(blobs: &dyn BlobSource, hash: B256) -> Result<Vec<u8>, OpenFault> {
+    let missing = |reason: String| OpenFault::Missing { hash, reason };
+    let blob = blobs.blob(hash, None).await.map_err(|e| missing(e.to_string()))?;
+    let blob = blob.ok_or_else(|| missing("no place has it".to_owned()))?;
+    decode(blob.as_slice()).map_err(|e| OpenFault::Framing { hash, reason: e.to_string() })
 }
 
 /// Whether a sealed payload is the one that was committed to.

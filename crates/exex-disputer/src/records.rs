@@ -17,6 +17,8 @@ pub struct SessionRow {
     pub model: ModelId,
     /// The session keys wrapped for the disputer, newest first; empty when nothing was escrowed.
     pub escrow: Vec<Bytes>,
+    /// Block time at which the newest of them was wrapped, or the session created without one; unix seconds.
+    pub escrowed_at: u64,
     /// Its jobs, oldest first.
     pub jobs: Vec<JobId>,
     /// Block time of its creation or newest job, unix seconds.
@@ -38,6 +40,8 @@ pub struct JobRow {
     pub submitted_at: u64,
     /// Its answer, once it has one.
     pub answer: Option<AnswerRow>,
+    /// Whether no block included the answer's blob, from the submission until a reorg's reach after the completion.
+    pub unpublished: bool,
     /// The dispute over it, once there is one.
     pub dispute: Option<DisputeRow>,
 }
@@ -153,18 +157,26 @@ pub struct PriorRef {
 pub struct Case {
     /// The job.
     pub subject: Subject,
+    /// Whose session it is of.
+    pub user: Address,
     /// The model it asks.
     pub model: ModelId,
-    /// Whether its user filed the dispute, and not the disputer.
+    /// Whether its user filed the dispute, and neither the disputer nor one of its canaries' accounts.
     pub by_user: bool,
     /// Whether it is judged without a dispute, as a canary: nobody waits for the verdict.
     pub canary: bool,
+    /// Whether its session is one of our canaries': both of its wrapped keys are then ours.
+    pub ours: bool,
     /// The session keys wrapped for the disputer, newest first.
     pub escrow: Vec<Bytes>,
+    /// When the newest was wrapped; unix seconds of block time.
+    pub escrowed_at: u64,
     /// Block of the submission; the history rule counts from it.
     pub submit_block: u64,
     /// The answer.
     pub answer: AnswerRow,
+    /// Whether the chain never included the answer's blob.
+    pub unpublished: bool,
     /// Other jobs of the session that can be part of its history.
     pub prior: Vec<PriorRef>,
     /// What the answer must score, basis points.

@@ -2,7 +2,7 @@
 
 use crate::{
     history::reachable_histories,
-    opening::{OpenFault, Opening, is_committed},
+    opening::{OpenFault, Opening, is_committed, sealed},
     records::{Case, PriorRef},
     turns::{Turns, Urgency},
     verdict::{Comparison, EVIDENCE_VERSION, Evidence, Ground, Judgement, Ladder, Manifest, Pair, Score},
@@ -44,14 +44,14 @@ pub enum JudgeError {
 /// Why a case cannot be decided.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Undecided {
-    /// The session's keys are wrapped for somebody else, or not at all.
+    /// The session's keys are wrapped for somebody else or a former key, or not at all.
     #[error("no session key is wrapped for this disputer")]
     NotEscrowedHere,
     /// This disputer does not have the model.
     #[error("model {0} is not served here")]
     ModelMissing(String),
     /// The answer does not open under the key that opens the prompt. Worker and disputer may have been given different
-    /// keys by the user, so this convicts nobody.
+    /// keys by the user, so this convicts nobody but the worker of a canary.
     #[error("the answer does not open under the session key")]
     AnswerSealedOtherwise,
     /// A blob of the job or its history is not a payload or does not open.
@@ -68,6 +68,9 @@ pub struct ReexecutionParts {
     pub deployment: Deployment,
     /// Opens escrowed session keys.
     pub escrow: EncryptionSecret,
+    /// Since when users can have wrapped for nothing else than this key, unix seconds of block time; 0 where it is the only
+    /// one there ever was. What was wrapped earlier and does not open may be for a former key.
+    pub escrow_since: u64,
     /// Runs the models.
     pub backend: Arc<dyn Backend>,
     /// Compares.
@@ -126,9 +129,17 @@ impl Reexecution {
     pub async fn judge(&self, case: &Case, budget: Duration) -> Result<Evidence, JudgeError> {
         let judged = async {
             let urgency = if case.canary { Urgency::Canary } else { Urgency::Dispute(case.deadline) };
+            let answer = match self.published(case).await? {
+                Ok(answer) => answer,
+                Err(ground) => return Ok(decided(case, ground)),
+            };
             let opening = Opening::escrowed(&case.escrow, &self.parts.escrow, Arc::clone(&self.parts.blobs));
-            let opening = opening.ok_or(Undecided::NotEscrowedHere)?;
-            let opened = match self.open(case, &opening).await? {
+            let opening = match opening {
+                Some(opening) => opening,
+                None if self.users_fault(case) => return Ok(decided(case, Ground::PromptNotAsEscrowed)),
+                None => return Err(Undecided::NotEscrowedHere.into()),
+            };
+            let opened = match self.open(case, &answer, &opening).await? {
                 Ok(opened) => opened,
                 Err(ground) => return Ok(decided(case, ground)),
             };
@@ -146,29 +157,52 @@ impl Reexecution {
     pub async fn judge_with_key(&self, case: &Case, key: SessionKey) -> Result<Evidence, JudgeError> {
         let opening = Opening::with_keys(vec![key], Arc::clone(&self.parts.blobs));
         let opening = opening.ok_or(Undecided::NotEscrowedHere)?;
-        match self.open(case, &opening).await? {
+        let answer = match self.published(case).await? {
+            Ok(answer) => answer,
+            Err(ground) => return Ok(decided(case, ground)),
+        };
+        match self.open(case, &answer, &opening).await? {
             Ok(opened) => self.compare(case, &opened).await,
             Err(ground) => Ok(decided(case, ground)),
         }
     }
 
+    /// The answer, still sealed; it must be what the worker committed to. By public data alone, so it comes first.
+    async fn published(&self, case: &Case) -> Result<Result<Vec<u8>, Ground>, JudgeError> {
+        match sealed(self.parts.blobs.as_ref(), case.answer.blob_hash).await {
+            Ok(sealed) if is_committed(&sealed, case.answer.ciphertext_hash) => Ok(Ok(sealed)),
+            Ok(_) | Err(OpenFault::Framing { .. }) => Ok(Err(Ground::ResponseNotAsCommitted)),
+            Err(OpenFault::Missing { .. }) if case.unpublished => Ok(Err(Ground::ResponseNeverPublished)),
+            Err(fault) => Err(unopened(&fault)),
+        }
+    }
+
+    /// Whether it is the user's own fault that the dispute cannot be examined: it escrowed nothing, or what cannot have been
+    /// wrapped for a former key. Without this rule whoever escrows noise asks for nothing: a dispute that defaults gives
+    /// fee and bond back.
+    fn users_fault(&self, case: &Case) -> bool {
+        case.by_user && (case.escrow.is_empty() || case.escrowed_at >= self.parts.escrow_since)
+    }
+
     /// Opens everything, or says what decides the case without it.
-    async fn open(&self, case: &Case, opening: &Opening) -> Result<Result<Opened, Ground>, JudgeError> {
-        // By public data alone, so it comes first: what the worker committed to must be what it published.
-        let sealed = opening.sealed(case.answer.blob_hash).await;
-        let sealed = match sealed {
-            Ok(sealed) if is_committed(&sealed, case.answer.ciphertext_hash) => sealed,
-            Ok(_) | Err(OpenFault::Framing { .. }) => return Ok(Err(Ground::ResponseNotAsCommitted)),
-            Err(fault) => return Err(unopened(&fault)),
-        };
+    async fn open(
+        &self,
+        case: &Case,
+        sealed: &[u8],
+        opening: &Opening,
+    ) -> Result<Result<Opened, Ground>, JudgeError> {
         let (prompt, key) = match opening.open(case.subject.prompt_blob_hash).await {
             Ok(opened) => opened,
-            Err(OpenFault::Sealed(_) | OpenFault::Framing { .. }) if case.by_user => {
+            Err(OpenFault::Sealed(_) | OpenFault::Framing { .. }) if self.users_fault(case) => {
                 return Ok(Err(Ground::PromptNotAsEscrowed));
             }
             Err(fault) => return Err(unopened(&fault)),
         };
-        let (answer, _) = opening.unseal(&sealed).ok_or(Undecided::AnswerSealedOtherwise)?;
+        let answer = match opening.unseal(sealed) {
+            Some((answer, _)) => answer,
+            None if case.ours => return Ok(Err(Ground::AnswerNotUnderKey)),
+            None => return Err(Undecided::AnswerSealedOtherwise.into()),
+        };
         let prompt = decode_prompt(&prompt).map_err(|e| Undecided::Unrepeatable(e.to_string()))?;
         let envelope = prompt.envelope;
         if envelope.audio_response || !envelope.audio.is_empty() {
@@ -313,7 +347,7 @@ fn failed(error: &InferenceError) -> JudgeError {
 
 /// A verdict that needs no comparison.
 fn decided(case: &Case, ground: Ground) -> Evidence {
-    let guilty = matches!(ground, Ground::ResponseNotAsCommitted);
+    let guilty = !matches!(ground, Ground::PromptNotAsEscrowed);
     evidence(case, guilty, if guilty { Score::ZERO } else { Score::FULL }, ground)
 }
 

@@ -50,6 +50,7 @@ const JUDGED: u8 = b'j';
 const SIGNED: u8 = b's';
 const POSTED: u8 = b'p';
 const SENT: u8 = b'x';
+const FILED: u8 = b'f';
 
 fn key(kind: u8, parts: &[B256]) -> Vec<u8> {
     [kind].into_iter().chain(parts.iter().flat_map(|part| part.0)).collect()
@@ -126,6 +127,25 @@ impl Verdicts {
         let key = key(SENT, &[subject.id()]);
         let bytes = self.with(move |records| records.get(&key)).await?;
         Ok(bytes.and_then(|bytes| B256::try_from(bytes.as_slice()).ok()))
+    }
+
+    /// Notes, before a dispute of ours leaves, that it does; whether this was the first time.
+    pub async fn mark_filed(&self, subject: &Subject) -> Result<bool, VerdictStoreError> {
+        let key = key(FILED, &[subject.id()]);
+        let put = self.with(move |records| records.put_if_absent(&key, &[])).await?;
+        Ok(put == PutOutcome::Inserted)
+    }
+
+    /// Takes the note back: the dispute certainly did not leave.
+    pub async fn unmark_filed(&self, subject: &Subject) -> Result<(), VerdictStoreError> {
+        let key = key(FILED, &[subject.id()]);
+        self.with(move |records| records.remove(&key).map(|_| ())).await
+    }
+
+    /// Whether a dispute over the job has left this node.
+    pub async fn filed(&self, subject: &Subject) -> Result<bool, VerdictStoreError> {
+        let key = key(FILED, &[subject.id()]);
+        Ok(self.with(move |records| records.get(&key)).await?.is_some())
     }
 
     /// Runs a journal access where its fsync blocks nobody.

@@ -5,6 +5,8 @@ mod awaited;
 mod chain;
 mod pool;
 mod purse;
+#[cfg(test)]
+mod testing;
 
 use crate::DisputerHandle;
 use alloy_primitives::{B256, U256};
@@ -78,7 +80,7 @@ fn other(error: impl fmt::Display) -> CanaryError {
 pub(crate) struct CanaryRunner {
     role: CanaryRole,
     disputer: DisputerHandle,
-    purse: Purse,
+    purse: Arc<Purse>,
     pools: Pools,
     connection: Mutex<Option<Connection>>,
 }
@@ -90,7 +92,9 @@ impl CanaryRunner {
         client: Arc<dyn HostClient>,
         records: Records,
     ) -> Arc<Self> {
-        let purse = Purse::new(&role, disputer.clone(), client, records.clone());
+        let purse = Arc::new(Purse::new(&role, disputer.clone(), client, records.clone()));
+        // A second runner pays out of the same records.
+        let _ = disputer.filer.set(purse.clone());
         let pools = Pools::new(disputer.clone(), records, role.accounts);
         Arc::new(Self { role, disputer, purse, pools, connection: Mutex::new(None) })
     }
@@ -99,9 +103,15 @@ impl CanaryRunner {
     pub(crate) async fn run(self: Arc<Self>, shutdown: CancellationToken) -> Result<(), TaskError> {
         let (mut under_way, mut reader) = (JoinSet::new(), ChainReader::default());
         loop {
+            // What is behind it is read without a pause.
+            let pause = if reader.is_level() { Duration::from_secs(1) } else { Duration::from_millis(20) };
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                () = sleep(Duration::from_secs(1)) => {}
+                () = sleep(pause) => {}
+            }
+            if let Some(reason) = self.disputer.core.halted() {
+                tracing::error!(reason, "the disputer is halted: no more canaries are sent");
+                return Ok(());
             }
             while let Some(ended) = under_way.try_join_next() {
                 if let Ok(step) = ended {
@@ -112,15 +122,19 @@ impl CanaryRunner {
                 Ok(connection) => connection,
                 Err(error) => {
                     tracing::debug!(%error, "canaries have no node to go through now");
+                    sleep(Duration::from_secs(1)).await;
                     continue;
                 }
             };
             if let Err(error) = reader.advance(&connection, &self.disputer).await {
                 tracing::debug!(%error, "users cannot be watched now");
                 self.connection.lock().await.take();
+                sleep(Duration::from_secs(1)).await;
             }
-            let planned = self.pools.look(&reader).await.map_err(TaskError::retry)?;
-            self.purse.announce(&planned).map_err(TaskError::retry)?;
+            if reader.is_level() {
+                let planned = self.pools.look(&reader).await.map_err(TaskError::retry)?;
+                self.purse.announce(&planned).map_err(TaskError::retry)?;
+            }
             for task in self.pools.tasks() {
                 let runner = Arc::clone(&self);
                 under_way.spawn(async move { runner.perform(task).await });
@@ -161,7 +175,8 @@ impl CanaryRunner {
         let signer = self.purse.account(*seed, member.index)?;
         let user = User::with_lane(self.connection().await?, signer, lane(member.like.style));
         let offer = user.request_session(&format!("0x{}", model.wire_hex())).await?;
-        let claim = self.pools.claim(*epoch, offer.worker, *model, *anybody).await?;
+        let due = (offer.worker, *model);
+        let claim = self.pools.claim(*epoch, user.account(), due, *anybody).await?;
         Ok(claim.map(|claim| Claimed { user, offer, claim }))
     }
 
@@ -207,6 +222,7 @@ impl CanaryRunner {
         dice: &mut Dice,
     ) -> Result<Opened, CanaryError> {
         // Known to the core before the chain hears of it, so that none of its jobs is taken for a user's.
+        self.purse.remember(user.account(), member).await?;
         let input = postcard::to_stdvec(&(user.account(), epoch)).map_err(other)?;
         self.disputer.core.input(input).await.map_err(other)?;
         let fee = offer.fee;

@@ -123,6 +123,8 @@ fn explain(evidence: &Evidence) -> VerdictExplanation {
     let (ground, comparison) = match &evidence.ground {
         Ground::Compared(comparison) => (VerdictGround::Compared, Some(compared(comparison))),
         Ground::ResponseNotAsCommitted => (VerdictGround::ResponseNotAsCommitted, None),
+        Ground::ResponseNeverPublished => (VerdictGround::ResponseNeverPublished, None),
+        Ground::AnswerNotUnderKey => (VerdictGround::AnswerNotUnderKey, None),
         Ground::PromptNotAsEscrowed => (VerdictGround::PromptNotAsEscrowed, None),
     };
     VerdictExplanation { guilty: evidence.guilty, score_bps: evidence.score.bps().into(), ground, comparison }

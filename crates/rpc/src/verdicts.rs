@@ -83,7 +83,11 @@ pub enum VerdictGround {
     Compared,
     /// The response blob holds other bytes than the worker committed to.
     ResponseNotAsCommitted,
-    /// The prompt does not open under the key that its user escrowed.
+    /// No block included the response blob, and nobody has it.
+    ResponseNeverPublished,
+    /// The answer to a canary does not open under the key that was wrapped for its worker.
+    AnswerNotUnderKey,
+    /// The prompt does not open under a key that its user escrowed for the disputer.
     PromptNotAsEscrowed,
 }
 

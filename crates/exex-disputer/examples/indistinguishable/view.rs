@@ -2,7 +2,7 @@
 //! what they see, and look behind an account's payer, and behind that one.
 
 use crate::{
-    chain::{FEE, LCAI, Tx, What},
+    chain::{FEE, LCAI, Style, Tx, What},
     world::World,
 };
 use alloy_primitives::{Address, keccak256};
@@ -41,7 +41,7 @@ pub fn names() -> Vec<String> {
     names
 }
 
-const NAMES: [&str; 50] = [
+const NAMES: [&str; 52] = [
     "characters of the prompt",
     "words of the prompt",
     "digits of the prompt",
@@ -92,6 +92,8 @@ const NAMES: [&str; 50] = [
     "tip",
     "seconds since the payer was paid",
     "accounts that the second payer's payees paid",
+    "distance from the account most like it",
+    "that, as a part of the distance from the next one",
 ];
 
 #[derive(Debug, Default, Clone)]
@@ -112,6 +114,37 @@ struct Account {
     jobs_of_session: u64,
     jobs: u64,
     last_gap: u64,
+    style: Option<Style>,
+    /// Seconds before each of its first jobs.
+    pauses: Vec<u64>,
+    /// Seconds between its sessions.
+    gaps: Vec<u64>,
+}
+
+/// Jobs and gaps of an account that are compared with others'.
+const COMPARED: usize = 12;
+
+/// How unlike two lives are: the mean of how far apart what both have is, in logarithms, and in quarters of a day.
+fn apart(one: &Account, other: &Account) -> Option<f64> {
+    let ((paid, amount, _), (was_paid, was_amount, _)) = (one.paid?, other.paid?);
+    let (first, was_first) = (one.first_session?, other.first_session?);
+    if one.style != other.style {
+        return None;
+    }
+    let logs = |a: f64, b: f64| ((a + 1.0).ln() - (b + 1.0).ln()).abs();
+    let hours = |a: u64, b: u64| {
+        let apart = (a % 86_400).abs_diff(b % 86_400);
+        apart.min(86_400 - apart) as f64 / 21_600.0
+    };
+    let mut sum = logs(amount as f64, was_amount as f64) + hours(paid, was_paid);
+    sum += logs((first - paid) as f64, (was_first - was_paid) as f64);
+    let mut count = 3.0;
+    let pairs = one.pauses.iter().zip(&other.pauses).chain(one.gaps.iter().zip(&other.gaps));
+    for (a, b) in pairs {
+        sum += logs(*a as f64, *b as f64);
+        count += 1.0;
+    }
+    Some(sum / count)
 }
 
 /// The chosen jobs, by their place among the world's transactions, oldest first.
@@ -168,11 +201,18 @@ impl View {
             What::Open { .. } => {
                 from.first_session.get_or_insert(tx.at);
                 from.last_gap = if from.sessions == 0 { 0 } else { tx.at - from.before };
+                if from.sessions > 0 && from.gaps.len() < COMPARED {
+                    from.gaps.push(from.last_gap);
+                }
+                from.style.get_or_insert(tx.style);
                 from.sessions += 1;
                 (from.opened, from.before, from.jobs_of_session) = (tx.at, tx.at, 0);
             }
             What::Ask { .. } => {
                 self.askers.insert(tx.from);
+                if from.pauses.len() < COMPARED {
+                    from.pauses.push(tx.at - from.before);
+                }
             }
         }
     }
@@ -214,8 +254,25 @@ impl View {
             second.payees.iter().map(|(_, payee)| self.account(*payee).payees.len()).sum::<usize>()
         });
         features.extend([paid.unwrap_or(-1.0), cousins.unwrap_or(0).min(2_000) as f64]);
+        features.extend(self.twin(tx.from));
         features.extend(words(prompt));
         features
+    }
+
+    /// Whether there is one account that this one is unusually like, among those that were there before it.
+    fn twin(&self, of: Address) -> [f64; 2] {
+        let own = self.account(of);
+        let before = |other: &&Account| other.first_session < own.first_session;
+        let others = self.accounts.values().filter(before);
+        let (mut nearest, mut next) = (10.0, 10.0);
+        for apart in others.filter_map(|other| apart(own, other)) {
+            if apart < nearest {
+                (nearest, next) = (apart, nearest);
+            } else if apart < next {
+                next = apart;
+            }
+        }
+        [nearest, (nearest + 1e-3) / (next + 1e-3)]
     }
 
     /// A job is a thing of the past.

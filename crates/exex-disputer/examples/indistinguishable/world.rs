@@ -127,6 +127,7 @@ impl World {
             random: Random::new(setting.seed, "draws"),
             duties: (0, 0),
             asked: 0,
+            used: BTreeSet::new(),
         };
         for epoch in begin / EPOCH..until / EPOCH {
             match setting.canaries.way {
@@ -157,6 +158,8 @@ struct Disputer {
     random: Random,
     duties: (usize, usize),
     asked: u64,
+    /// Whom accounts were like.
+    used: BTreeSet<Address>,
 }
 
 impl Disputer {
@@ -182,11 +185,12 @@ impl Disputer {
         for tx in users.iter().take_while(|tx| tx.at < now) {
             survey.take(&seen(tx));
         }
-        let habits = survey.habits(now - 3 * DAY);
+        let habits = survey.habits(now - 3 * DAY, EPOCH);
         let life = Lifetime { from: now + 60, begin, until: begin + 2 * EPOCH - EPOCH / 4 };
         let mut due = self.due(epoch);
         self.duties.0 += due.len();
-        let plan = Plan::new(seed, &habits, life, due.len() * 3 / 2);
+        let plan = Plan::new(seed, &habits, life, due.len() * 3 / 2, &self.used);
+        self.used.extend(&plan.like);
         let mut money: Vec<u128> = plan.members.iter().map(|member| member.like.funded.to()).collect();
         for member in &plan.members {
             self.pays(seed, member, &mut money);

@@ -3,6 +3,7 @@
 use super::{Duty, Epochs, Seed, Tested, duties};
 use crate::core::DisputerCore;
 use lcai_primitives::ids::JobId;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Why an epoch cannot be audited.
@@ -59,19 +60,33 @@ pub fn audit(core: &DisputerCore, epoch: u64, epochs: Epochs) -> Result<Vec<Miss
         return Err(AuditError::WrongSeed(epoch));
     }
     let (standing, rate_bps) = core.standing(epoch).ok_or(AuditError::Unknown(epoch))?;
-    let mut jobs: Vec<(u64, Tested, JobId)> =
-        revealed.jobs.iter().filter_map(|job| core.tested_by(*job).map(|(at, of)| (at, of, *job))).collect();
+    let jobs = revealed.jobs.iter().filter_map(|job| core.candidate(*job)).collect();
+    let duties = duties(&seed, epoch, epochs, standing, rate_bps);
+    let met = meet(duties, jobs, epochs.start(epoch.saturating_add(2)));
+    let missed = met.into_iter().filter(|(_, job)| job.is_none()).map(|(duty, _)| duty);
+    let excused = |duty: &Duty| core.was_suspended(duty.of.worker, duty.at);
+    Ok(missed.map(|duty| MissedDuty { duty, excused: excused(&duty) }).collect())
+}
+
+/// A job that may meet a duty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Candidate {
+    /// When it was submitted, unix seconds of block time.
+    pub(crate) at: u64,
+    /// Whom it tests.
+    pub(crate) of: Tested,
+    /// The job.
+    pub(crate) job: JobId,
+}
+
+/// Which job meets which duty, of those submitted before `until`: the earliest that can, so that as many duties as
+/// possible are met.
+pub(crate) fn meet(duties: Vec<Duty>, mut jobs: Vec<Candidate>, until: u64) -> Vec<(Duty, Option<JobId>)> {
     jobs.sort();
-    let mut missed = Vec::new();
-    for duty in duties(&seed, epoch, epochs, standing, rate_bps) {
-        let until = epochs.start(epoch.saturating_add(2));
-        let met = jobs.iter().position(|(at, of, _)| *of == duty.of && (duty.at..until).contains(at));
-        match met {
-            Some(place) => {
-                jobs.remove(place);
-            }
-            None => missed.push(MissedDuty { duty, excused: core.was_suspended(duty.of.worker, duty.at) }),
-        }
-    }
-    Ok(missed)
+    let met = duties.into_iter().map(|duty| {
+        let suits = |job: &Candidate| job.of == duty.of && (duty.at..until).contains(&job.at);
+        let place = jobs.iter().position(suits);
+        (duty, place.map(|place| jobs.remove(place).job))
+    });
+    met.collect()
 }

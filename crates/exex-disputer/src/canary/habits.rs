@@ -1,8 +1,10 @@
 //! What the chain shows of how users behave, for canaries to do alike.
 //!
 //! A [`Survey`] reads every transaction and keeps, of each account that asks, a [`Trace`], and with it those who paid it: a
-//! [`Household`]. Canaries' accounts take a household as a whole for their own, so that what belongs together in people
-//! (money, patience, software, friends) belongs together in canaries too. Of our own canaries nothing is kept, or their habits would feed on themselves.
+//! [`Household`]. Canaries' accounts take a household for their own, so that what belongs together in people (money,
+//! software, friends) belongs together in canaries too; but what they do when is taken session by session from others of the
+//! same client and pace, or there would be one user whose twin an account is. Of our own canaries nothing is kept, or their
+//! habits would feed on themselves.
 
 use super::Dice;
 use alloy_primitives::{Address, U256};
@@ -16,6 +18,15 @@ const HUB: usize = 20;
 
 /// Sessions kept of an account, and jobs of a session.
 const MAX_KEPT: usize = 64;
+
+/// Seconds of a day.
+const DAY: u64 = 86_400;
+
+/// Users are at the same time of day who are within so many seconds of it.
+const SAME_HOUR: u64 = 3_600;
+
+/// Of the same pace are users whose pauses differ by less than this factor, as a logarithm.
+const SAME_PACE: f64 = 0.3;
 
 /// Most seconds by which a canary's time differs from its user's.
 const MAX_SHIFT: u64 = 1_200;
@@ -94,6 +105,8 @@ pub struct Payment {
 /// What the chain shows of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
+    /// Whose it is.
+    pub account: Address,
     /// Who of its household paid it first; `None`: somebody outside, an exchange say.
     pub payer: Option<usize>,
     /// When, unix seconds.
@@ -193,8 +206,9 @@ impl Survey {
     }
 
     /// What there is to imitate: households of which somebody opened a session before `until`, unix seconds, so that what
-    /// they did since is known as well.
-    pub fn habits(&self, until: u64) -> Habits {
+    /// they did since is known as well. Who was paid by somebody known for longer than `oldest_friend` seconds is taken for
+    /// paid from outside: accounts of canaries do not live for long enough to be such friends.
+    pub fn habits(&self, until: u64, oldest_friend: u64) -> Habits {
         let askers: Vec<&Address> = self
             .seen
             .iter()
@@ -211,7 +225,8 @@ impl Survey {
             let mut line = vec![*asker];
             // Up to whom a hub paid, or of whom it is not known who did.
             while let Some(payer) = line.last().and_then(|last| self.payer(last)) {
-                if is_hub(&payer) || self.payer(&payer).is_none() || line.contains(&payer) {
+                let stranger = is_hub(&payer) || self.payer(&payer).is_none() || line.contains(&payer);
+                if stranger || line.last().is_some_and(|last| self.known_for(&payer, last) > oldest_friend) {
                     break;
                 }
                 line.push(payer);
@@ -221,7 +236,13 @@ impl Survey {
             }
         }
         let households = households.into_values().map(|members| self.household(&members, until)).collect();
-        Habits { households }
+        Habits::of(households)
+    }
+
+    /// Seconds for which somebody had money before paying another.
+    fn known_for(&self, payer: &Address, paid: &Address) -> u64 {
+        let at = |of: &Address| self.seen.get(of).and_then(|seen| seen.paid).map_or(0, |(at, ..)| at);
+        at(paid).saturating_sub(at(payer))
     }
 
     fn payer(&self, of: &Address) -> Option<Address> {
@@ -234,7 +255,7 @@ impl Survey {
             known.filter_map(|(member, seen)| Some((member, seen, seen.paid?))).collect();
         known.sort_by_key(|(_, _, (at, ..))| *at);
         let place = |of: &Address| known.iter().position(|(member, ..)| *member == of);
-        let trace = |(_, seen, (paid_at, funded, from)): &(&Address, &Seen, (u64, U256, Address))| {
+        let trace = |(member, seen, (paid_at, funded, from)): &(&Address, &Seen, (u64, U256, Address))| {
             let outside = seen.payments.iter().filter(|(_, _, to)| !members.contains(to));
             let payment = |(at, value, to): &(u64, U256, Address)| Payment {
                 after: at.saturating_sub(*paid_at),
@@ -244,6 +265,7 @@ impl Survey {
             let asks = seen.asked_before(until);
             let style = ClientStyle { prepaid: seen.prepaid, ..seen.style.unwrap_or(ClientStyle::LCAI) };
             Trace {
+                account: **member,
                 payer: place(from),
                 paid_at: *paid_at,
                 funded: *funded,
@@ -273,58 +295,176 @@ fn sessions(seen: &[(u64, Vec<u64>)]) -> Vec<SessionTrace> {
 #[derive(Debug, Clone, Default)]
 pub struct Habits {
     /// Who they are.
-    pub households: Vec<Household>,
+    households: Vec<Household>,
+    donors: Vec<Donor>,
+}
+
+/// A session, for another account to take over.
+#[derive(Debug, Clone)]
+struct Donor {
+    account: Address,
+    style: ClientStyle,
+    pace: Option<f64>,
+    /// Whether it is its account's first one.
+    first: bool,
+    /// Since when its account could have opened it: when it was paid, or its last job came; unix seconds.
+    free_at: u64,
+    /// Seconds that it let pass.
+    after: u64,
+    pauses: Vec<u64>,
 }
 
 impl Habits {
+    /// Of these.
+    pub fn of(households: Vec<Household>) -> Self {
+        let donors = households.iter().flat_map(|household| &household.0).flat_map(donors).collect();
+        Self { households, donors }
+    }
+
+    /// Who there is to be like.
+    pub fn known(&self) -> &[Household] {
+        &self.households
+    }
+
     /// Everybody, in an order of the dice, to be like: whom many canaries are like they give away.
-    pub fn households<'a>(&'a self, dice: &'a mut Dice) -> impl Iterator<Item = Household> + 'a {
+    pub fn households<'a>(&'a self, dice: &'a mut Dice) -> impl Iterator<Item = (Address, Household)> + 'a {
         let mut order: Vec<&Household> = self.households.iter().collect();
         for n in (1..order.len()).rev() {
             let other = usize::try_from(dice.throw(n as u64 + 1)).unwrap_or(n);
             order.swap(n, other);
         }
-        order.into_iter().map(|household| household.alike(dice))
-    }
-}
-
-impl Household {
-    /// When its first session is opened, unix seconds.
-    pub fn first_at(&self) -> Option<u64> {
-        self.0.iter().filter(|trace| !trace.sessions.is_empty()).map(|trace| trace.first_at).min()
+        order.into_iter().map(|household| (household.root(), self.alike(household, dice)))
     }
 
-    /// One like it, and not the very same.
-    fn alike(&self, dice: &mut Dice) -> Self {
+    /// One like it, and like others where it shows.
+    fn alike(&self, household: &Household, dice: &mut Dice) -> Household {
         let mut other: Vec<Trace> = Vec::new();
-        for trace in &self.0 {
+        for trace in &household.0 {
             let mut like = trace.clone();
+            let paid = |traces: &[Trace], payer: usize| traces.get(payer).map(|payer| payer.paid_at);
             let since =
-                trace.payer.and_then(|payer| Some((self.0.get(payer)?.paid_at, other.get(payer)?.paid_at)));
+                trace.payer.and_then(|payer| Some((paid(&household.0, payer)?, paid(&other, payer)?)));
             if let Some((payer_was, payer_is)) = since {
                 like.paid_at = payer_is.saturating_add(about(trace.paid_at.saturating_sub(payer_was), dice));
             }
-            let settled = trace.first_at.saturating_sub(trace.paid_at);
-            like.first_at = like.paid_at.saturating_add(about(settled, dice));
-            like.funded = match (trace.payer, self.pays(other.len())) {
+            like.funded = match (trace.payer, household.pays(other.len())) {
                 // Whoever pays is left what was left, or more.
                 (Some(_), false) => no_more(trace.funded, dice),
                 (None, true) => no_less(trace.funded, dice),
                 (Some(_), true) => trace.funded,
                 (None, false) => alike(trace.funded, dice),
             };
-            for payment in &mut like.payments {
-                (payment.after, payment.value) = (about(payment.after, dice), no_more(payment.value, dice));
-            }
-            for session in &mut like.sessions {
-                session.after = about(session.after, dice);
-                for pause in &mut session.pauses {
-                    *pause = about(*pause, dice);
-                }
-            }
+            self.live(&mut like, trace, dice);
             other.push(like);
         }
-        Self(other)
+        Household(other)
+    }
+
+    /// When the account asks, and whom it pays before.
+    fn live(&self, like: &mut Trace, trace: &Trace, dice: &mut Dice) {
+        let settled = trace.first_at.saturating_sub(trace.paid_at);
+        let pace = pace(trace);
+        let (mut free_at, mut first) = (like.paid_at, true);
+        for session in &mut like.sessions {
+            let own = if first { settled } else { session.after };
+            let after = about(self.waits(trace, free_at, first, dice).unwrap_or(own), dice);
+            if first {
+                like.first_at = free_at.saturating_add(after);
+            } else {
+                session.after = after;
+            }
+            session.pauses =
+                self.pauses(trace, (pace, first), dice).unwrap_or_else(|| session.pauses.clone());
+            for pause in &mut session.pauses {
+                *pause = about(*pause, dice);
+            }
+            free_at = free_at.saturating_add(after).saturating_add(session.pauses.iter().sum());
+            first = false;
+        }
+        if first {
+            like.first_at = like.paid_at;
+        }
+        let settles = like.first_at.saturating_sub(like.paid_at);
+        for payment in &mut like.payments {
+            // What came before the first session does so again.
+            if payment.after < settled {
+                let part = u128::from(payment.after) * u128::from(settles) / u128::from(settled.max(1));
+                payment.after = u64::try_from(part).unwrap_or(payment.after);
+            } else {
+                payment.after = about(payment.after, dice);
+            }
+            payment.value = no_more(payment.value, dice);
+        }
+    }
+
+    /// How long somebody else waited who was free at this time of day.
+    fn waits(&self, of: &Trace, free_at: u64, first: bool, dice: &mut Dice) -> Option<u64> {
+        let suits = |donor: &&Donor| {
+            donor.account != of.account && donor.first == first && same_hour(donor.free_at, free_at)
+        };
+        let donors: Vec<&Donor> = self.donors.iter().filter(suits).collect();
+        dice.pick(&donors).map(|donor| donor.after)
+    }
+
+    /// The questions' pauses in a session of somebody else with the same client, who is about as fast.
+    fn pauses(&self, of: &Trace, (pace, first): (Option<f64>, bool), dice: &mut Dice) -> Option<Vec<u64>> {
+        let fast = |other: Option<f64>| match (pace, other) {
+            (Some(own), Some(other)) => (own - other).abs() < SAME_PACE,
+            (own, other) => own.is_none() == other.is_none(),
+        };
+        let suits = |donor: &&Donor| {
+            donor.account != of.account && donor.style == of.style && donor.first == first && fast(donor.pace)
+        };
+        let donors: Vec<&Donor> = self.donors.iter().filter(suits).collect();
+        dice.pick(&donors).map(|donor| donor.pauses.clone())
+    }
+}
+
+/// The sessions of an account.
+fn donors(trace: &Trace) -> Vec<Donor> {
+    let (mut free_at, mut donors) = (trace.paid_at, Vec::new());
+    for (n, session) in trace.sessions.iter().enumerate() {
+        let first = n == 0;
+        let after = if first { trace.first_at.saturating_sub(trace.paid_at) } else { session.after };
+        donors.push(Donor {
+            account: trace.account,
+            style: trace.style,
+            pace: pace(trace),
+            first,
+            free_at,
+            after,
+            pauses: session.pauses.clone(),
+        });
+        free_at = free_at.saturating_add(after).saturating_add(session.pauses.iter().sum());
+    }
+    donors
+}
+
+/// The mean logarithm of the pauses between an account's questions; `None` where it never asked twice in a session.
+fn pace(trace: &Trace) -> Option<f64> {
+    let pauses = trace.sessions.iter().flat_map(|session| session.pauses.iter().skip(1));
+    let (mut sum, mut count) = (0.0, 0.0);
+    for pause in pauses {
+        sum += (*pause as f64 + 1.0).ln();
+        count += 1.0;
+    }
+    (count > 0.0).then(|| sum / count)
+}
+
+const fn same_hour(one: u64, other: u64) -> bool {
+    let apart = (one % DAY).abs_diff(other % DAY);
+    apart <= SAME_HOUR || apart >= DAY - SAME_HOUR
+}
+
+impl Household {
+    /// Who it is: whom nobody of it paid.
+    pub fn root(&self) -> Address {
+        self.0.first().map(|trace| trace.account).unwrap_or_default()
+    }
+
+    /// When its first session is opened, unix seconds.
+    pub fn first_at(&self) -> Option<u64> {
+        self.0.iter().filter(|trace| !trace.sessions.is_empty()).map(|trace| trace.first_at).min()
     }
 
     /// Whether a member paid others of the household.
@@ -407,8 +547,8 @@ mod tests {
             tx(1_301, 7, 1, Act::Ask),
         ];
         seen.iter().for_each(|tx| survey.take(tx));
-        let habits = survey.habits(2_000);
-        let [household] = habits.households.as_slice() else { panic!("{:?}", habits.households) };
+        let habits = survey.habits(2_000, 5_000);
+        let [household] = habits.known() else { panic!("{:?}", habits.known()) };
         let [payer, trace] = household.0.as_slice() else { panic!("{household:?}") };
         assert_eq!((payer.payer, payer.paid_at, payer.funded), (None, 50, U256::from(9_000)));
         assert_eq!((payer.sessions.len(), payer.payments.len()), (0, 0));
@@ -420,14 +560,15 @@ mod tests {
             [SessionTrace { after: 0, pauses: vec![3, 30] }, SessionTrace { after: 1_000, pauses: vec![10] }];
         assert_eq!(trace.sessions, expected);
         assert_eq!(household.first_at(), Some(200));
-        assert!(survey.habits(200).households.is_empty(), "what it does next is not known then");
+        assert!(survey.habits(200, 5_000).known().is_empty(), "what it does next is not known then");
         survey.leave_out(Address::repeat_byte(2));
-        assert!(survey.habits(2_000).households.is_empty());
+        assert!(survey.habits(2_000, 5_000).known().is_empty());
     }
 
     #[test]
     fn who_is_like_a_household_pays_as_it_did() {
         let trace = |payer, paid_at, funded: u64| Trace {
+            account: Address::with_last_byte(funded as u8),
             payer,
             paid_at,
             funded: U256::from(funded),
@@ -441,14 +582,69 @@ mod tests {
             trace(Some(0), 9_000, 11_377),
             trace(Some(1), 20_000, 17),
         ]);
-        let habits = Habits { households: vec![household] };
+        let habits = Habits::of(vec![household]);
         let mut dice = dice();
         for _ in 0..50 {
-            let Household(like) = habits.households(&mut dice).next().unwrap();
+            let (_, Household(like)) = habits.households(&mut dice).next().unwrap();
             assert_eq!(like.iter().map(|t| t.payer).collect::<Vec<_>>(), [None, Some(0), Some(1)]);
             assert!(like.windows(2).all(|pair| pair[1].paid_at > pair[0].paid_at));
             assert!((6_800..=9_200).contains(&(like[1].paid_at - like[0].paid_at)));
             assert_eq!((like[0].funded, like[1].funded), (U256::from(50_000), U256::from(11_377)));
+        }
+    }
+
+    #[test]
+    fn a_friend_of_long_ago_is_somebody_outside() {
+        let mut survey = Survey::default();
+        [pays(1, 9, 1, 50), pays(500, 1, 2, 20), tx(600, 2, 0, Act::Open), tx(601, 2, 1, Act::Ask)]
+            .iter()
+            .for_each(|tx| survey.take(tx));
+        let size = |oldest| survey.habits(1_000, oldest).known().iter().map(|h| h.0.len()).sum::<usize>();
+        assert_eq!((size(499), size(498)), (2, 1));
+        assert_eq!(survey.habits(1_000, 498).known()[0].0[0].payer, None);
+    }
+
+    /// Of what an account does when, nothing is one user's alone, and everything is what users of its client do.
+    #[test]
+    fn sessions_are_taken_from_others_of_the_same_client_and_pace() {
+        let user = |n: u8, tip, pause: u64| {
+            let sessions = vec![
+                SessionTrace { after: 0, pauses: vec![2, pause] },
+                SessionTrace { after: 40_000 + u64::from(n), pauses: vec![3, pause] },
+            ];
+            Household(vec![Trace {
+                account: Address::with_last_byte(n),
+                payer: None,
+                paid_at: 10 * DAY + u64::from(n),
+                funded: U256::from(50_000),
+                payments: vec![Payment { after: 500, value: U256::from(7), to: Address::ZERO }],
+                first_at: 10 * DAY + 1_000 * u64::from(n),
+                sessions,
+                style: ClientStyle { tip, ..ClientStyle::LCAI },
+            }])
+        };
+        let habits = Habits::of(vec![
+            user(1, 5, 100),
+            user(2, 5, 110),
+            user(3, 5, 90),
+            user(4, 5, 900),
+            user(5, 6, 100),
+        ]);
+        let mut dice = dice();
+        for _ in 0..100 {
+            for (root, household) in habits.households(&mut dice).collect::<Vec<_>>() {
+                let trace = &household.0[0];
+                let settled = trace.first_at - trace.paid_at;
+                assert!(trace.payments[0].after <= settled, "before the first session, as it was");
+                if root.0[19] > 3 {
+                    continue;
+                }
+                assert!(trace.sessions.iter().all(|s| (72..=132).contains(&s.pauses[1])), "{trace:?}");
+                let own = 1_000 * u64::from(root.0[19]);
+                let others = [1_000, 2_000, 3_000, 4_000, 5_000].into_iter().filter(|time| *time != own);
+                let near = |time: u64| settled.abs_diff(time) <= time / 5 + 10;
+                assert!(others.into_iter().any(near), "{settled} is nobody else's");
+            }
         }
     }
 
@@ -466,7 +662,7 @@ mod tests {
                 .for_each(|tx| survey.take(tx));
         }
         let mut sizes: Vec<usize> =
-            survey.habits(10).households.iter().map(|household| household.0.len()).collect();
+            survey.habits(10, 5_000).known().iter().map(|household| household.0.len()).collect();
         sizes.sort_unstable();
         // The other's own payer is not known, so that each it paid is one for itself.
         assert_eq!(sizes, vec![1; HUB + 3]);
@@ -477,7 +673,7 @@ mod tests {
                 .for_each(|tx| survey.take(tx));
         }
         let sizes: Vec<usize> =
-            survey.habits(10).households.iter().map(|household| household.0.len()).collect();
+            survey.habits(10, 5_000).known().iter().map(|household| household.0.len()).collect();
         assert_eq!((sizes.len(), sizes.iter().max()), (HUB + 1, Some(&7)));
     }
 

@@ -11,6 +11,7 @@ mod prompts;
 mod seeds;
 
 pub use audit::{AuditError, MissedDuty, audit};
+pub(crate) use audit::{Candidate, meet};
 pub use habits::{Act, ClientStyle, Habits, Household, Payment, SeenTx, SessionTrace, Survey, Trace};
 pub use plan::{Lifetime, Member, Plan};
 pub use prompts::{Book, BookError, CanaryPrompt, Dice, prompt};
@@ -26,6 +27,9 @@ const DOMAIN: B256 = b256!("97ee6c399a6808d1bb9eda8479013ad5fdfc69bf32fce7afcb18
 
 /// Most canaries for one worker and model in an epoch, so that a day's busiest worker does not drain the treasury.
 const MAX_PER_EPOCH: u64 = 64;
+
+/// Most canaries in an epoch: as many jobs as CanaryLedger takes in its one reveal (`MAX_JOBS`).
+const MAX_DUTIES: usize = 256;
 
 /// How much more often a worker under suspicion is tested.
 const SUSPICION_FACTOR: u64 = 8;
@@ -115,19 +119,23 @@ pub struct Duty {
 }
 
 /// The duties of an epoch, by time. Of the jobs of the epoch before, the seed picks those in whose place a canary comes,
-/// at `rate_bps` (eight times that under suspicion); one comes in any case, so that nobody is ever untested.
+/// at `rate_bps` (eight times that under suspicion); one comes in any case, so that nobody is ever untested. Where that is more
+/// than a reveal can hold, everybody's first ones come before anybody's second, and the seed says whose stay out.
 pub fn duties(seed: &Seed, epoch: u64, epochs: Epochs, standing: &[Standing], rate_bps: u32) -> Vec<Duty> {
     let span = (epochs.length * DUE_PART.0 / DUE_PART.1).max(1);
-    let mut duties = Vec::new();
+    let mut all: Vec<(u64, u64, Duty)> = Vec::new();
     for Standing { of, jobs, suspected } in standing {
         let rate = u64::from(rate_bps).saturating_mul(if *suspected { SUSPICION_FACTOR } else { 1 });
         let picked = (0..*jobs).filter(|job| seed.number(epoch, of, "job", *job) % 10_000 < rate);
         let count = (1 + picked.count() as u64).min(MAX_PER_EPOCH);
-        duties.extend((0..count).map(|n| Duty {
-            at: epochs.start(epoch).saturating_add(seed.number(epoch, of, "at", n) % span),
-            of: *of,
+        all.extend((0..count).map(|n| {
+            let at = epochs.start(epoch).saturating_add(seed.number(epoch, of, "at", n) % span);
+            (n, seed.number(epoch, of, "turn", n), Duty { at, of: *of })
         }));
     }
+    all.sort();
+    all.truncate(MAX_DUTIES);
+    let mut duties: Vec<Duty> = all.into_iter().map(|(.., duty)| duty).collect();
     duties.sort();
     duties
 }
@@ -168,11 +176,45 @@ mod tests {
         assert!((3_950..4_250).contains(&of(true)), "{}", of(true));
     }
 
+    /// CanaryLedger takes so many jobs and once: more could never be audited.
+    #[test]
+    fn an_epochs_duties_fit_into_its_reveal_and_firsts_come_first() {
+        let standings: Vec<Standing> = (0..100).map(|worker| standing(worker, 9, false)).collect();
+        let found = duties(&Seed(B256::repeat_byte(1)), 7, EPOCHS, &standings, 10_000);
+        assert_eq!(found.len(), MAX_DUTIES);
+        let each = standings.iter().map(|s| found.iter().filter(|duty| duty.of == s.of).count());
+        assert!(each.clone().all(|count| (2..=3).contains(&count)), "{:?}", each.collect::<Vec<_>>());
+        let crowd: Vec<Standing> = (0..=255)
+            .flat_map(|worker| {
+                ["m", "n"].map(|model| {
+                    let of = Tested { model: ModelId::from_name(model), ..standing(worker, 0, false).of };
+                    Standing { of, jobs: 0, suspected: false }
+                })
+            })
+            .collect();
+        let chosen = |seed| duties(&Seed(B256::repeat_byte(seed)), 7, EPOCHS, &crowd, 0);
+        assert_eq!((chosen(1).len(), chosen(2).len()), (MAX_DUTIES, MAX_DUTIES));
+        let whom = |seed| chosen(seed).iter().map(|duty| duty.of).collect::<std::collections::BTreeSet<_>>();
+        assert_ne!(whom(1), whom(2), "nobody can tell who is left out");
+    }
+
     #[test]
     fn epochs_are_cut_by_the_clock() {
         assert_eq!((EPOCHS.of(0), EPOCHS.of(599), EPOCHS.of(600)), (0, 0, 1));
         assert_eq!(EPOCHS.start(3), 1_800);
         assert_eq!(Epochs { length: 0 }.of(5), 0);
+    }
+
+    /// Canaries are told apart from users who were made up before; other users or other questions are another measurement,
+    /// which is to be made anew together with these hashes.
+    #[test]
+    fn the_users_that_canaries_are_measured_against_are_frozen() {
+        use sha2::{Digest, Sha256};
+        let hash = |bytes: &[u8]| alloy_primitives::hex::encode(Sha256::digest(bytes));
+        let users = include_bytes!("../../examples/indistinguishable/users.rs");
+        let prompts = include_bytes!("../../measurement/prompts.txt");
+        assert_eq!(hash(users), "7bc2f08e1d32e72ad798a558e087961f0f3be48af4b4957d801e0ae41633d89b");
+        assert_eq!(hash(prompts), "f52027659e74ceae60c8215fb023b865bc4e3d78f63bf0916656938b3a62b659");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use super::{
     Dice,
     habits::{ClientStyle, Habits, Household, SessionTrace, Trace},
 };
-use alloy_primitives::{B256, U256};
+use alloy_primitives::{Address, B256, U256};
+use std::collections::BTreeSet;
 
 /// Seconds of a day: what is done at an hour is done at that hour.
 const DAY: u64 = 86_400;
@@ -86,23 +87,37 @@ impl Member {
 pub struct Plan {
     /// The accounts.
     pub members: Vec<Member>,
+    /// Whose households they are like.
+    pub like: Vec<Address>,
 }
 
 impl Plan {
-    /// Accounts for so many sessions at least, where there is anybody to be like. The same seed, habits and times give the
-    /// same plan.
-    pub fn new(seed: B256, habits: &Habits, life: Lifetime, sessions: usize) -> Self {
+    /// Accounts for so many sessions at least, where there is anybody to be like. The same seed, habits, times and `used` give
+    /// the same plan; `used` are those whom accounts of earlier epochs were like: nobody is twice, unless there are too few.
+    pub fn new(
+        seed: B256,
+        habits: &Habits,
+        life: Lifetime,
+        sessions: usize,
+        used: &BTreeSet<Address>,
+    ) -> Self {
         let mut plan = Self::default();
         let mut dice = Dice::new(seed, "accounts");
         let mut planned = 0;
-        // Nobody twice, unless there are too few.
-        for _ in 0..ROUNDS {
-            let households: Vec<Household> = habits.households(&mut dice).collect();
-            for household in households {
+        for round in 0..=ROUNDS {
+            let households: Vec<(Address, Household)> = habits.households(&mut dice).collect();
+            for (root, household) in households {
                 if planned >= sessions {
                     return plan;
                 }
-                planned += plan.add(household, life, &mut dice);
+                if round == 0 && used.contains(&root) {
+                    continue;
+                }
+                let added = plan.add(household, life, &mut dice);
+                if added > 0 {
+                    plan.like.push(root);
+                }
+                planned += added;
             }
         }
         plan
@@ -111,6 +126,7 @@ impl Plan {
     /// Accounts where nobody was seen to be like: a few paid by one, when they need it.
     pub fn plain(life: Lifetime, accounts: u64) -> Self {
         let like = |payer: Option<usize>, sessions: usize| Trace {
+            account: Address::ZERO,
             payer,
             paid_at: life.from,
             funded: U256::ZERO,
@@ -128,7 +144,7 @@ impl Plan {
             let payer = Some(index - 1 - n % PLAIN_HOUSEHOLD);
             members.push(Member { index, payer, like: like(Some(0), PLAIN_SESSIONS) });
         }
-        Self { members }
+        Self { members, like: Vec::new() }
     }
 
     /// Adds a household, on any day of the epoch, at the times of day at which it lived; gives the number of its sessions.
@@ -166,13 +182,12 @@ const fn placed(at: u64, life: Lifetime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
-
     /// An epoch of three days.
     const LIFE: Lifetime = Lifetime { from: 900_000, begin: 1_036_800, until: 1_036_800 + 453_600 };
 
     fn trace(payer: Option<usize>, paid_at: u64, sessions: usize) -> Trace {
         Trace {
+            account: Address::repeat_byte(1),
             payer,
             paid_at,
             funded: U256::from(10),
@@ -184,7 +199,8 @@ mod tests {
     }
 
     fn plan(household: Vec<Trace>, sessions: usize, life: Lifetime) -> Plan {
-        Plan::new(B256::repeat_byte(3), &Habits { households: vec![Household(household)] }, life, sessions)
+        let habits = Habits::of(vec![Household(household)]);
+        Plan::new(B256::repeat_byte(3), &habits, life, sessions, &BTreeSet::new())
     }
 
     #[test]
@@ -227,7 +243,21 @@ mod tests {
         let at = |hour: u64| vec![trace(None, 8 * DAY + hour * 3_600 - 9_000, 1)];
         assert!(plan(at(8), 4, life).members.is_empty());
         assert_eq!(plan(at(5), 4, life).members.len(), 4);
-        assert_eq!(Plan::new(B256::ZERO, &Habits::default(), life, 4), Plan::default());
+        assert_eq!(Plan::new(B256::ZERO, &Habits::default(), life, 4, &BTreeSet::new()), Plan::default());
+    }
+
+    #[test]
+    fn nobody_is_who_others_were_like_unless_there_are_too_few() {
+        let household = |n: u8| {
+            let account = Address::repeat_byte(n);
+            Household(vec![Trace { account, ..trace(None, 500_000 + u64::from(n), 1) }])
+        };
+        let habits = Habits::of((1..=4).map(household).collect());
+        let used = BTreeSet::from([Address::repeat_byte(1), Address::repeat_byte(3)]);
+        let plan = |sessions| Plan::new(B256::repeat_byte(3), &habits, LIFE, sessions, &used);
+        let like: BTreeSet<Address> = plan(2).like.into_iter().collect();
+        assert_eq!(like, BTreeSet::from([Address::repeat_byte(2), Address::repeat_byte(4)]));
+        assert_eq!(plan(5).like.len(), 5);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::{DisputerCore, action};
 use crate::{
-    canary::{Standing, Tested},
+    canary::{Candidate, Duty, Standing, Tested},
     plan::decode,
     records::{EpochRow, JobRow, Revealed, Suspension},
 };
@@ -18,14 +18,14 @@ use serde::{Deserialize, Serialize};
 /// Epochs whose standing is kept for audits.
 const KEPT_EPOCHS: u64 = 64;
 
-/// Most jobs that CanaryLedger takes in one reveal (`MAX_JOBS`).
-pub(super) const MAX_REVEALED: usize = 256;
-
-/// Payload of the reveal.
+/// Payload of the reveal: what duties are computed of beside the seed, and the jobs that may meet them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RevealTask {
     pub(crate) epoch: u64,
-    pub(crate) jobs: Vec<JobId>,
+    pub(crate) epoch_seconds: u64,
+    pub(crate) standing: Vec<Standing>,
+    pub(crate) rate_bps: u32,
+    pub(crate) jobs: Vec<Candidate>,
 }
 
 impl DisputerCore {
@@ -40,11 +40,25 @@ impl DisputerCore {
         self.standings.get(&epoch).map(|(standing, rate)| (standing.as_slice(), *rate))
     }
 
-    /// When a job was submitted (unix seconds of block time), and whom it tests.
-    pub(crate) fn tested_by(&self, job: JobId) -> Option<(u64, Tested)> {
+    /// When a job was submitted, and whom it tests.
+    pub(crate) fn candidate(&self, job: JobId) -> Option<Candidate> {
         let row = self.jobs.get(&job)?;
         let model = self.sessions.get(&row.subject.session_id)?.model;
-        Some((row.submitted_at, Tested { worker: row.worker, model }))
+        Some(Candidate { at: row.submitted_at, of: Tested { worker: row.worker, model }, job })
+    }
+
+    /// Whether an account of our canaries sent a job that meets the duty.
+    pub fn has_met(&self, account: Address, duty: &Duty) -> bool {
+        let session = |row: &JobRow| self.sessions.get(&row.subject.session_id);
+        self.canary_jobs().any(|row| {
+            let by = session(row).is_some_and(|s| s.user == account && s.model == duty.of.model);
+            by && row.worker == duty.of.worker && row.submitted_at >= duty.at
+        })
+    }
+
+    /// The epoch of an account of our canaries.
+    pub fn canary_epoch(&self, account: Address) -> Option<u64> {
+        self.canary_accounts.get(&account).copied()
     }
 
     /// Whether a worker was suspended at a time, unix seconds.
@@ -137,10 +151,12 @@ impl DisputerCore {
             .map(|(e, _)| *e)
             .collect();
         for epoch in due {
-            let mut jobs = self.canaries_of(epoch);
-            jobs.truncate(MAX_REVEALED);
+            let (standing, rate_bps) = self.standing(epoch).map_or((Vec::new(), 0), |(s, r)| (s.to_vec(), r));
+            let jobs = self.canaries_of(epoch);
+            let jobs = jobs.into_iter().filter_map(|job| self.candidate(job)).collect();
+            let task = RevealTask { epoch, epoch_seconds: epochs.length, standing, rate_bps, jobs };
             self.epochs.update(&epoch, |row| row.asked = true);
-            let (subject, task) = (self.epoch_subject(epoch), RevealTask { epoch, jobs });
+            let subject = self.epoch_subject(epoch);
             effects.push(origin, subject, action::REVEAL, EffectDepth::Finalized, again, None, &task)?;
         }
         Ok(())
@@ -204,29 +220,32 @@ impl DisputerCore {
         job: JobId,
         effects: &mut Effects,
     ) -> Result<(), CoreError> {
-        let (Some((_, of)), epochs) = (self.tested_by(job), self.config.epochs) else {
+        let (Some(Candidate { of, .. }), epochs) = (self.candidate(job), self.config.epochs) else {
             return Ok(());
         };
         let key = (epochs.of(block.timestamp), of);
         let served = self.served.get(&key).copied().unwrap_or_default();
         self.served.insert(key, served + 1);
 
-        let user =
-            self.jobs.get(&job).and_then(|row| self.sessions.get(&row.subject.session_id)).map(|s| s.user);
         let Some(params) = self.params().filter(|params| params.disputer == self.config.account) else {
             return Ok(());
         };
-        let Some(epoch) = user.and_then(|user| self.canary_accounts.get(&user)).copied() else {
-            return Ok(());
-        };
         let last = block.timestamp.saturating_add(params.dispute_window);
-        self.canaries.insert((epoch, job), 0);
-        let Some(mut case) = self.case(job) else { return Ok(()) };
+        let Some(mut case) = self.case(job).filter(|case| case.ours) else { return Ok(()) };
         case.deadline = last;
         let by = Some(last);
         let (origin, subject, skip) = (block.block_ref(), case.subject.id(), OnRepeat::Skip);
         effects.push(origin, subject, action::JUDGE, EffectDepth::Head, OnRepeat::Again, by, &case)?;
         effects.push(origin, subject, action::FILE, EffectDepth::Safe, skip, by, &case)
+    }
+
+    /// A job was submitted: if it is a canary it belongs to its account's epoch, answered or not.
+    pub(super) fn note_canary(&mut self, job: JobId) {
+        let user =
+            self.jobs.get(&job).and_then(|row| self.sessions.get(&row.subject.session_id)).map(|s| s.user);
+        if let Some(epoch) = user.and_then(|user| self.canary_epoch(user)) {
+            self.canaries.insert((epoch, job), 0);
+        }
     }
 
     /// An account of an epoch's canaries, told before it does anything on chain.

@@ -1,6 +1,7 @@
 //! The disputer's pure core: which disputes there are, and what is to be done about them by when.
 
 mod canaries;
+mod published;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) mod action {
     /// Repeat the job and compare. At the head: it takes time, and nothing leaves the node.
     pub(crate) const JUDGE: &str = "judge";
+    /// As [`JUDGE`], with the knowledge that the answer was never published.
+    pub(crate) const JUDGE_UNPUBLISHED: &str = "judgeUnpublished";
     /// Publish the evidence and rule, once the dispute is final.
     pub(crate) const RESOLVE: &str = "resolveDispute";
     /// The same once the dispute is safe, when time is running out.
@@ -46,6 +49,9 @@ pub(crate) mod action {
 
 /// Escrowed keys kept per session; older ones are those of workers it left long ago.
 const MAX_ESCROWED: usize = 8;
+
+/// Epochs of canaries after the beginning of one within which it is revealed and audited, beside the windows.
+const AUDITED_EPOCHS: u64 = 4;
 
 /// What the core is told once and for all.
 #[derive(Debug, Clone)]
@@ -89,6 +95,10 @@ pub struct DisputerCore {
     urgent: Table<(u64, JobId), u8>,
     workers: Table<Address, WorkerRecord>,
     expiries: Table<(u64, Expiring), u8>,
+    /// Blobs that recent blocks included, by block, with its time.
+    blobs: Table<u64, (u64, Vec<B256>)>,
+    /// Answers whose blob no block included yet, by the block at which that becomes a verdict.
+    awaited: Table<(u64, JobId), published::Awaited>,
     /// Which workers list which models.
     listed: Table<Tested, u8>,
     suspensions: Table<Address, Vec<Suspension>>,
@@ -116,6 +126,8 @@ impl DisputerCore {
             urgent: Table::new("urgent"),
             workers: Table::new("workers"),
             expiries: Table::new("expiries"),
+            blobs: Table::new("blobs"),
+            awaited: Table::new("awaited"),
             listed: Table::new("listed"),
             suspensions: Table::new("suspensions"),
             served: Table::new("served"),
@@ -151,27 +163,31 @@ impl DisputerCore {
         self.workers.iter()
     }
 
-    /// Everything known of a job that has an answer and whose session escrowed a key. `deadline` and `threshold_bps` are
+    /// Everything known of a job that has an answer, whether or not its session escrowed a key. `deadline` and `threshold_bps` are
     /// the dispute's; without one there is no deadline, and the threshold is that of canaries.
     pub fn case(&self, id: JobId) -> Option<Case> {
         let row = self.jobs.get(&id)?;
         let answer = row.answer?;
         let session = self.sessions.get(&row.subject.session_id)?;
-        if session.escrow.is_empty() {
-            return None;
-        }
+        let ours = self.is_canary_account(session.user);
         let (threshold_bps, deadline, by_user) = match &row.dispute {
-            Some(dispute) => (dispute.threshold_bps, dispute.deadline, dispute.filer == session.user),
+            Some(dispute) => {
+                (dispute.threshold_bps, dispute.deadline, dispute.filer == session.user && !ours)
+            }
             None => (bps(self.params()?.canary_similarity_threshold_bps), u64::MAX, false),
         };
         Some(Case {
             subject: row.subject,
+            user: session.user,
             model: session.model,
             by_user,
             canary: row.dispute.is_none(),
+            ours,
             escrow: session.escrow.clone(),
+            escrowed_at: session.escrowed_at,
             submit_block: row.submitted_in.number,
             answer,
+            unpublished: row.unpublished,
             prior: self.prior(session, id, row.submitted_in.number),
             threshold_bps,
             deadline,
@@ -222,6 +238,7 @@ impl DisputerCore {
                 user: record.user,
                 model: record.modelId.into(),
                 escrow: Vec::new(),
+                escrowed_at: block.timestamp,
                 jobs: Vec::new(),
                 last_activity: block.timestamp,
             };
@@ -232,6 +249,7 @@ impl DisputerCore {
             let key = record.encDisputerKey;
             if !key.is_empty() && session.escrow.first() != Some(&key) {
                 session.escrow.insert(0, key);
+                session.escrowed_at = block.timestamp;
                 session.escrow.truncate(MAX_ESCROWED);
             }
         });
@@ -244,6 +262,7 @@ impl DisputerCore {
         let Some(record) = Self::read::<JobRegistry::getJobCall>(block, &call)? else { return Ok(()) };
         let Ok(state) = JobState::try_from(record.state) else { return Ok(()) };
         let known = self.jobs.get(&job_id).cloned();
+        let fresh = known.is_none();
         // None: of a session from before the feed's first block, whose jobs cannot be repeated.
         let Some(mut row) = known.or_else(|| self.new_job(block, job_id, &record)) else { return Ok(()) };
         row.state = state;
@@ -270,7 +289,11 @@ impl DisputerCore {
             self.expire(block, Expiring::Job(job_id));
         }
         self.jobs.insert(job_id, row);
+        if fresh {
+            self.note_canary(job_id);
+        }
         if completed {
+            self.await_blob(block, job_id);
             self.completed(block, job_id, effects)?;
         }
         if filed && open {
@@ -306,6 +329,7 @@ impl DisputerCore {
             submitted_in: block.block_ref(),
             submitted_at: block.timestamp,
             answer: None,
+            unpublished: false,
             dispute: None,
         })
     }
@@ -315,7 +339,7 @@ impl DisputerCore {
     fn dispute(&self, block: &FeedBlock, row: &JobRow, record: &contracts::Job) -> Option<DisputeRow> {
         let params = self.params()?;
         let user = self.sessions.get(&row.subject.session_id)?.user;
-        let threshold = if record.disputeFiler == user {
+        let threshold = if record.disputeFiler == user && !self.is_canary_account(user) {
             params.similarity_threshold_bps
         } else {
             params.canary_similarity_threshold_bps
@@ -380,9 +404,19 @@ impl DisputerCore {
         self.workers.insert(worker, record);
     }
 
-    /// What a later dispute may need is kept for the retention period.
+    /// Seconds for which jobs and sessions are kept: what a later dispute may need, and what whoever audits an epoch of
+    /// canaries needs, which is revealed three epochs and the windows after it began.
+    fn kept(&self) -> u64 {
+        let keep = |p: &ChainParams| {
+            let windows = p.dispute_window.saturating_add(p.resolution_timeout);
+            let audited = self.config.epochs.length.saturating_mul(AUDITED_EPOCHS).saturating_add(windows);
+            p.blob_retention_period.max(audited)
+        };
+        self.params().map_or(u64::MAX, keep)
+    }
+
     fn expire(&mut self, block: &FeedBlock, what: Expiring) {
-        let keep = self.params().map_or(u64::MAX, |p| p.blob_retention_period);
+        let keep = self.kept();
         self.expiries.insert((block.timestamp.saturating_add(keep), what), 0);
     }
 
@@ -403,9 +437,9 @@ impl DisputerCore {
         }
     }
 
-    /// A session is kept while it was active within the retention period.
+    /// A session is kept while it was active within the time for which its jobs are.
     fn forget_session(&mut self, block: &FeedBlock, id: SessionId) {
-        let keep = self.params().map_or(u64::MAX, |p| p.blob_retention_period);
+        let keep = self.kept();
         let Some(until) = self.sessions.get(&id).map(|s| s.last_activity.saturating_add(keep)) else {
             return;
         };
@@ -444,11 +478,12 @@ fn bps(rate: u32) -> u16 {
 
 impl Extension for DisputerCore {
     const NAME: &'static str = "disputer";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn apply(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
         self.begin_epoch(block, effects)?;
         self.time.insert(0, block.timestamp);
+        self.note_blobs(block);
         for log in &block.logs {
             self.apply_log(block, log);
         }
@@ -462,6 +497,7 @@ impl Extension for DisputerCore {
         for job in touched.jobs {
             self.apply_job(block, job, effects)?;
         }
+        self.find_unpublished(block, effects)?;
         self.hurry(block, effects)?;
         self.forget_expired(block);
         Ok(())
@@ -483,6 +519,8 @@ impl Extension for DisputerCore {
             &mut self.urgent,
             &mut self.workers,
             &mut self.expiries,
+            &mut self.blobs,
+            &mut self.awaited,
             &mut self.listed,
             &mut self.suspensions,
             &mut self.served,

@@ -2,15 +2,16 @@
 
 use super::{DisputerConfig, DisputerCore, action};
 use crate::{
-    canary::{AuditError, Epochs, Seed, Standing, Tested, audit, duties},
-    core::canaries::RevealTask,
+    canary::{AuditError, Duty, Epochs, Seed, Standing, Tested, audit, duties},
+    core::{action::JUDGE_UNPUBLISHED, canaries::RevealTask},
     plan::DisputerPlan,
     records::{Case, Outcome, WorkerRecord},
 };
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::{SolCall, SolEvent, SolValue};
 use lcai_host::{
-    Call, EffectDepth, Effects, Extension, FeedBlock, FeedLog, Intent, RawChange, ReadPlan, StateRead,
+    Call, EffectDepth, Effects, Extension, FeedBlock, FeedLog, IncludedBlob, Intent, RawChange, ReadPlan,
+    StateRead,
 };
 use lcai_primitives::{
     contracts::{AIConfig, CanaryLedger, Deployment, Job, JobRegistry, JobState, Session, WorkerRegistry},
@@ -56,6 +57,7 @@ struct World {
     number: u64,
     tip: B256,
     logs: Vec<FeedLog>,
+    blobs: Vec<B256>,
     salt: u64,
 }
 
@@ -131,12 +133,18 @@ impl World {
         id
     }
 
+    /// As a worker does: the answer's blob comes with the completion.
     fn complete(&mut self, id: u64) {
+        self.blobs.push(answer_blob(id));
+        self.complete_without_blob(id);
+    }
+
+    fn complete_without_blob(&mut self, id: u64) {
         let (block, time) = (U256::from(self.number), U256::from(self.time));
         let job = self.jobs.get_mut(&id).unwrap();
         job.state = JobState::Completed.into();
         (job.completedAt, job.completionBlockNumber) = (time, block);
-        job.responseBlobHash = B256::repeat_byte(0xa0 + id as u8);
+        job.responseBlobHash = answer_blob(id);
         job.responseCiphertextHash = B256::repeat_byte(0xb0 + id as u8);
         let event = JobRegistry::JobCompleted {
             jobId: U256::from(id),
@@ -188,7 +196,7 @@ impl World {
             parent_hash: self.tip,
             timestamp: self.time,
             logs: std::mem::take(&mut self.logs),
-            blobs: Vec::new(),
+            blobs: included(std::mem::take(&mut self.blobs)),
             reads: Vec::new(),
         };
         let calls = DisputerPlan::new(deployment()).reads(&block, self.number == 0);
@@ -226,6 +234,15 @@ impl World {
             _ => U256::from(1).abi_encode(),
         }
     }
+}
+
+fn answer_blob(job: u64) -> B256 {
+    B256::repeat_byte(0xa0 + job as u8)
+}
+
+fn included(hashes: Vec<B256>) -> Vec<IncludedBlob> {
+    let blob = |(index, versioned_hash)| IncludedBlob { transaction_hash: B256::ZERO, index, versioned_hash };
+    (0..).zip(hashes).map(blob).collect()
 }
 
 fn core() -> DisputerCore {
@@ -322,20 +339,29 @@ fn what_is_resolved_is_not_hurried() {
 }
 
 #[test]
-fn another_disputers_cases_and_unescrowed_ones_are_left_alone() {
+fn another_disputers_cases_are_left_alone() {
     let (mut world, mut core) = (World::new(), core());
     world.disputer = Address::repeat_byte(0xee);
     let job = completed(&mut world, &mut core);
     world.dispute(job, USER);
     assert!(apply(&mut core, &world.block(1)).1.is_empty());
+}
 
-    let (mut world, mut core) = (World::new(), self::core());
+/// Or whoever escrows nothing asks for nothing: the dispute would default, and fee and bond go back.
+#[test]
+fn a_dispute_over_an_unescrowed_session_is_ruled_on() {
+    let (mut world, mut core) = (World::new(), core());
     let session = world.open(b"");
+    let opened_at = world.time;
+    apply(&mut core, &world.block(1));
     let job = world.submit(session);
     world.complete(job);
     world.dispute(job, USER);
-    assert!(apply(&mut core, &world.block(1)).1.is_empty());
-    assert!(core.case(JobId(job)).is_none());
+    let (_, intents) = apply(&mut core, &world.block(1));
+    let expected = [(action::JUDGE, EffectDepth::Head), (action::RESOLVE, EffectDepth::Finalized)];
+    assert_eq!(asked(&intents), expected);
+    let case = case(&intents[0]);
+    assert_eq!((case.escrow.len(), case.escrowed_at, case.by_user), (0, opened_at, true));
 }
 
 #[test]
@@ -360,7 +386,8 @@ fn every_escrowed_key_is_tried_newest_first() {
     world.complete(job);
     apply(&mut core, &world.block(1));
     let keys = [Bytes::from_static(b"two"), Bytes::from_static(b"one")];
-    assert_eq!(core.case(JobId(job)).unwrap().escrow, keys);
+    let case = core.case(JobId(job)).unwrap();
+    assert_eq!((case.escrow.as_slice(), case.escrowed_at), (keys.as_slice(), 1_001));
 }
 
 #[test]
@@ -533,7 +560,14 @@ fn a_canary_is_judged_and_filed_and_a_users_job_is_not() {
     let (tested, asked) = (world.submit(canary), world.submit(user));
     apply(&mut core, &world.block(1));
     let ours: Vec<JobId> = core.canary_jobs().map(|row| row.subject.job_id).collect();
-    assert_eq!((ours.as_slice(), core.canaries_of(10).len()), ([JobId(tested)].as_slice(), 0));
+    assert_eq!(ours, [JobId(tested)]);
+    assert_eq!(core.canaries_of(10), [JobId(tested)], "answered or not, it is revealed");
+    let submitted_at = core.job(JobId(tested)).unwrap().submitted_at;
+    let duty = Duty { at: submitted_at, of: self::tested() };
+    assert!(core.has_met(CANARY, &duty));
+    assert!(!core.has_met(USER, &duty), "a user's");
+    assert!(!core.has_met(CANARY, &Duty { at: submitted_at + 1, ..duty }), "it was before it fell due");
+    assert!(!core.has_met(CANARY, &Duty { of: Tested { worker: USER, ..duty.of }, ..duty }));
     world.complete(tested);
     world.complete(asked);
     let completed_at = world.time;
@@ -546,6 +580,99 @@ fn a_canary_is_judged_and_filed_and_a_users_job_is_not() {
     assert!(intents.iter().all(|i| i.not_after == Some(completed_at + DISPUTE_WINDOW)));
     assert_eq!((case(&intents[0]).canary, case(&intents[0]).threshold_bps), (true, 9_000));
     assert_eq!(core.canaries_of(10), [JobId(tested)]);
+
+    // Filed from its own account it is no user's dispute.
+    world.dispute(tested, CANARY);
+    let (_, intents) = apply(&mut core, &world.block(1));
+    let case = case(&intents[0]);
+    assert_eq!((case.threshold_bps, case.by_user, case.ours, case.user), (9_000, false, true, CANARY));
+}
+
+/// The disputer's, with an account of its canaries.
+fn told_of_canary(world: &mut World) -> DisputerCore {
+    let mut core = core();
+    let at = world.block(1);
+    apply(&mut core, &at);
+    let input = postcard::to_stdvec(&(CANARY, 10u64)).unwrap();
+    core.input(at.block_ref(), &input, &mut Effects::default()).unwrap();
+    core.tables().into_iter().for_each(|table| drop(table.drain().unwrap()));
+    core
+}
+
+/// Applies blocks; what was asked for in each.
+fn advance(world: &mut World, core: &mut DisputerCore, blocks: u64) -> Vec<Vec<Intent>> {
+    (0..blocks).map(|_| apply(core, &world.block(1)).1).collect()
+}
+
+#[test]
+fn an_answer_that_is_never_published_is_judged_after_a_reorgs_reach() {
+    let mut world = World::new();
+    let mut core = told_of_canary(&mut world);
+    let (canary, user) = (world.open_for(CANARY, b"key"), world.open(b"key"));
+    let jobs = [world.submit(canary), world.submit(user), world.submit(user), world.submit(canary)];
+    apply(&mut core, &world.block(1));
+    let [silent, asked, disputed, late] = jobs;
+    jobs.iter().for_each(|job| world.complete_without_blob(*job));
+    let completed_at = world.time;
+    apply(&mut core, &world.block(1));
+    world.dispute(disputed, USER);
+    world.blobs.push(answer_blob(late));
+    let before = advance(&mut world, &mut core, 3);
+    assert!(before.iter().flatten().all(|intent| intent.action != JUDGE_UNPUBLISHED));
+    let found = advance(&mut world, &mut core, 1).remove(0);
+    let ours: Vec<JobId> = found.iter().map(|intent| case(intent).subject.job_id).collect();
+    assert_eq!(ours, [JobId(silent), JobId(disputed)], "not {asked}, which nobody disputes, nor {late}");
+    assert!(found.iter().all(|intent| intent.action == JUDGE_UNPUBLISHED && case(intent).unpublished));
+    let deadlines: Vec<Option<u64>> = found.iter().map(|intent| intent.not_after).collect();
+    assert_eq!(deadlines, [Some(completed_at + DISPUTE_WINDOW), Some(completed_at + 1 + RESOLUTION)]);
+    assert!(!core.case(JobId(late)).unwrap().unpublished);
+    // Whoever disputes it now finds it known.
+    world.dispute(asked, USER);
+    let (_, intents) = apply(&mut core, &world.block(1));
+    assert!(case(&intents[0]).unpublished);
+}
+
+/// Four blocks would take longer than there is to dispute in.
+#[test]
+fn where_blocks_are_slow_half_the_window_is_waited_for() {
+    let mut world = World::new();
+    let mut core = told_of_canary(&mut world);
+    let canary = world.open_for(CANARY, b"key");
+    let job = world.submit(canary);
+    world.complete_without_blob(job);
+    apply(&mut core, &world.block(DISPUTE_WINDOW / 2 - 1));
+    let asked = |intents: &[Intent]| intents.iter().any(|intent| intent.action == JUDGE_UNPUBLISHED);
+    assert!(!asked(&apply(&mut core, &world.block(1)).1), "a second is left");
+    assert!(asked(&apply(&mut core, &world.block(1)).1));
+}
+
+#[test]
+fn a_blob_before_the_completion_is_a_publication() {
+    let mut world = World::new();
+    let mut core = told_of_canary(&mut world);
+    let canary = world.open_for(CANARY, b"key");
+    let job = world.submit(canary);
+    world.blobs.push(answer_blob(job));
+    apply(&mut core, &world.block(1));
+    world.complete_without_blob(job);
+    let asked = advance(&mut world, &mut core, 8);
+    assert!(asked.iter().flatten().all(|intent| intent.action != JUDGE_UNPUBLISHED));
+    assert!(!core.case(JobId(job)).unwrap().unpublished);
+}
+
+/// With epochs as long as the retention period a canary is still known when its epoch is revealed.
+#[test]
+fn jobs_are_kept_until_their_epoch_can_be_audited() {
+    let mut world = World::new();
+    let config = DisputerConfig { epochs: Epochs { length: RETENTION }, ..core().config };
+    let mut core = DisputerCore::new(config);
+    let job = completed(&mut world, &mut core);
+    world.release(job);
+    apply(&mut core, &world.block(4 * RETENTION + DISPUTE_WINDOW + RESOLUTION));
+    apply(&mut core, &world.block(1));
+    assert!(core.candidate(JobId(job)).is_some());
+    apply(&mut core, &world.block(1));
+    assert!(core.candidate(JobId(job)).is_none());
 }
 
 fn asked_for(intents: &[Intent], job: u64) -> Vec<(&str, EffectDepth)> {
@@ -574,7 +701,8 @@ fn the_ledger_is_kept_an_epoch_ahead_and_revealed_when_nobody_can_dispute() {
         if let Some(reveal) = intents.iter().find(|i| i.action == action::REVEAL) {
             assert_eq!(reveal.depth, EffectDepth::Finalized);
             let task: RevealTask = postcard::from_bytes(&reveal.payload).unwrap();
-            assert_eq!((task.epoch, task.jobs), (12, Vec::new()));
+            assert_eq!((task.epoch, task.epoch_seconds, task.jobs), (12, EPOCHS.length, Vec::new()));
+            assert_eq!((task.standing, task.rate_bps), (Vec::new(), RATE));
             assert_eq!(revealed.replace(time), None, "asked for once");
         }
     }

@@ -1,5 +1,7 @@
 //! The effects against a scripted chain with real blobs, real keys, and a model that answers from a list.
 
+mod canaries;
+mod crashes;
 mod secrets;
 
 use super::*;
@@ -10,22 +12,30 @@ use crate::{
     testing::Script,
     verdict::{Ground, Ladder, RungKind},
 };
-use alloy_consensus::{Transaction, TxEnvelope};
+use alloy_consensus::{
+    EthereumTxEnvelope, Transaction, TxEip4844WithSidecar, TxEnvelope, transaction::SignerRecoverable,
+};
 use alloy_eips::eip2718::Decodable2718;
 use alloy_primitives::keccak256;
 use alloy_signer_local::PrivateKeySigner;
-use alloy_sol_types::SolValue;
+use alloy_sol_types::{SolError, SolValue};
 use lcai_blob::{Blob, FallbackSource, HostBlobs};
 use lcai_crypto::{EncryptionSecret, SessionKey, seal, wrap};
 use lcai_host::{
-    BlockRef, EffectDepth, Journal, LaneClass, LaneConfig, OnRepeat,
+    BlockRef, EffectDepth, HostError, Journal, LaneClass, LaneConfig, OnRepeat,
     testing::{ScriptedHost, identity},
 };
-use lcai_primitives::ids::{JobId, ModelId, SessionId, Subject};
+use lcai_primitives::{
+    contracts::CanaryLedger,
+    ids::{JobId, ModelId, SessionId, Subject},
+};
 use std::collections::BTreeMap;
 
 const REGISTRY: Address = Address::repeat_byte(4);
 const CONFIG: Address = Address::repeat_byte(3);
+const LEDGER: Address = Address::repeat_byte(7);
+const USER: Address = Address::repeat_byte(9);
+const EPOCH: u64 = 12;
 const NOW: u64 = 1_700_000_100;
 
 #[derive(Debug)]
@@ -45,12 +55,22 @@ fn deployment() -> Deployment {
         job_registry: REGISTRY,
         session_manager: None,
         reputation_registry: None,
-        canary_ledger: None,
+        canary_ledger: Some(LEDGER),
     }
 }
 
 fn signer(byte: u8) -> PrivateKeySigner {
     PrivateKeySigner::from_bytes(&B256::repeat_byte(byte)).unwrap()
+}
+
+/// What the chain shows of canaries.
+#[derive(Debug, Default)]
+struct Ledger {
+    epoch: contracts::CanaryEpoch,
+    commits: u32,
+    reveals: Vec<Vec<U256>>,
+    /// Who filed with what bond.
+    disputes: Vec<(Address, U256)>,
 }
 
 /// A chain on which one job is disputed.
@@ -59,7 +79,10 @@ struct Court {
     job: Arc<Mutex<contracts::Job>>,
     /// Verdicts that reached the chain.
     rulings: Arc<Mutex<Vec<JobRegistry::resolveDisputeCall>>>,
+    /// CanaryLedger and the disputes that reached the chain.
+    ledger: Arc<Mutex<Ledger>>,
     escrow: EncryptionSecret,
+    escrow_since: u64,
     key: SessionKey,
     case: Case,
     mining: tokio::task::JoinHandle<()>,
@@ -88,11 +111,15 @@ impl Court {
                 submit_tx_hash: B256::repeat_byte(5),
             },
             model: ModelId::from_name("m"),
+            user: USER,
             by_user: true,
             canary: false,
+            ours: false,
             escrow: vec![wrap(&key, &escrow.public()).unwrap().to_vec().into()],
+            escrowed_at: NOW - 100,
             submit_block: 100,
             answer: AnswerRow { block: 101, blob_hash: answer, ciphertext_hash: keccak256(&sealed) },
+            unpublished: false,
             prior: Vec::new(),
             threshold_bps: 8_500,
             deadline: NOW + 60,
@@ -106,11 +133,14 @@ impl Court {
             ..contracts::Job::default()
         };
         let (job, rulings) = (Arc::new(Mutex::new(job)), Arc::new(Mutex::new(Vec::new())));
-        let read = Arc::clone(&job);
-        host.on_call(move |call, _| answer_call(call, &read.lock()));
-        let (write, log) = (Arc::clone(&job), Arc::clone(&rulings));
+        let ledger = Arc::new(Mutex::new(Ledger::default()));
+        let (read, epochs) = (Arc::clone(&job), Arc::clone(&ledger));
+        host.on_call(move |call, _| answer_call(call, &read.lock(), &epochs.lock()));
+        let (write, log, epochs) = (Arc::clone(&job), Arc::clone(&rulings), Arc::clone(&ledger));
+        let (chain, mut nonces) = (host.clone(), BTreeMap::new());
         host.on_send(move |raw| {
-            take(raw, &mut write.lock(), &mut log.lock());
+            spend_nonce(&chain, &mut nonces, raw)?;
+            take(raw, &mut write.lock(), &mut log.lock(), &mut epochs.lock());
             Ok(())
         });
         let miner = host.clone();
@@ -120,7 +150,7 @@ impl Court {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
-        Self { host, job, rulings, escrow, key, case, mining }
+        Self { host, job, rulings, ledger, escrow, escrow_since: 0, key, case, mining }
     }
 
     /// A disputer's node with a journal of its own, or one it had before.
@@ -128,7 +158,7 @@ impl Court {
         self.node_with(journal, script, 2)
     }
 
-    /// As [`Self::node`], with another blob account: a scripted chain counts no nonces.
+    /// As [`Self::node`], with another blob account.
     fn node_with(&self, journal: &Arc<Journal>, script: Script, blob_key: u8) -> DisputeHandler {
         self.node_of(journal, Arc::new(script), blob_key)
     }
@@ -140,11 +170,22 @@ impl Court {
         backend: Arc<dyn lcai_inference::Backend>,
         blob_key: u8,
     ) -> DisputeHandler {
-        let client = self.host.client();
+        self.node_over(journal, backend, blob_key, self.host.client())
+    }
+
+    /// As [`Self::node_of`], with another way to the chain.
+    fn node_over(
+        &self,
+        journal: &Arc<Journal>,
+        backend: Arc<dyn lcai_inference::Backend>,
+        blob_key: u8,
+        client: Arc<dyn HostClient>,
+    ) -> DisputeHandler {
         let sources: Vec<Arc<dyn lcai_blob::BlobSource>> = vec![Arc::new(HostBlobs::new(client.clone()))];
         let reexecution = Reexecution::new(ReexecutionParts {
             deployment: deployment(),
             escrow: EncryptionSecret::from_slice(self.escrow.expose().as_slice()).unwrap(),
+            escrow_since: self.escrow_since,
             ladder: Ladder::new(Arc::clone(&backend), None),
             backend,
             blobs: Arc::new(FallbackSource::new(sources)),
@@ -153,17 +194,16 @@ impl Court {
             reorg_depth: 4,
             parallel: 1,
         });
-        let lane = |class, key| {
-            let config = LaneConfig { poll: Duration::from_millis(5), ..LaneConfig::new(class) };
-            Arc::new(TxLane::with_config(client.clone(), signer(key), config))
-        };
+        let lane =
+            |class, key| Arc::new(TxLane::with_config(client.clone(), signer(key), lane_config(class)));
         DisputeHandler::new(DisputeParts {
             deployment: deployment(),
             reexecution: Arc::new(reexecution),
             verdicts: Verdicts::new(journal.records("verdicts")),
             lane: lane(LaneClass::Ordinary, 1),
             blobs: lane(LaneClass::Blob, blob_key),
-            seeds: None,
+            seeds: Some(Seeds::new(journal.records("canary seeds"))),
+            filer: Arc::new(OnceLock::new()),
             osaka_time: Some(0),
             clock: Arc::new(FixedClock),
         })
@@ -171,6 +211,17 @@ impl Court {
 
     async fn run(&self, node: &DisputeHandler, action: &str) -> EffectOutcome {
         node.execute(&self.intent(action), EffectContext::new(self.host.client())).await
+    }
+
+    /// An effect about an epoch of canaries.
+    async fn run_epoch<T: serde::Serialize>(
+        &self,
+        node: &DisputeHandler,
+        action: &str,
+        task: &T,
+    ) -> EffectOutcome {
+        let intent = Intent { payload: postcard::to_stdvec(task).unwrap(), ..self.intent(action) };
+        node.execute(&intent, EffectContext::new(self.host.client())).await
     }
 
     fn intent(&self, action: &str) -> Intent {
@@ -202,6 +253,10 @@ impl Court {
     }
 }
 
+fn lane_config(class: LaneClass) -> LaneConfig {
+    LaneConfig { poll: Duration::from_millis(20), ..LaneConfig::new(class) }
+}
+
 fn put(host: &ScriptedHost, payload: &[u8]) -> B256 {
     let blob: Box<Blob> = encode(payload).unwrap();
     let hash = blob_versioned_hash(&blob).unwrap();
@@ -209,24 +264,69 @@ fn put(host: &ScriptedHost, payload: &[u8]) -> B256 {
     hash
 }
 
-fn answer_call(call: &Call, job: &contracts::Job) -> Result<Bytes, Bytes> {
+fn answer_call(call: &Call, job: &contracts::Job, ledger: &Ledger) -> Result<Bytes, Bytes> {
     let selector: [u8; 4] = call.input[..4].try_into().unwrap();
+    let epoch = U256::from(EPOCH);
     Ok(match selector {
+        CanaryLedger::getEpochCall::SELECTOR => ledger.epoch.abi_encode().into(),
+        CanaryLedger::commitCall::SELECTOR if !ledger.epoch.root.is_zero() => {
+            return Err(CanaryLedger::AlreadyCommitted { epoch }.abi_encode().into());
+        }
+        CanaryLedger::revealCall::SELECTOR if ledger.epoch.revealedAt != 0 => {
+            return Err(CanaryLedger::AlreadyRevealed { epoch }.abi_encode().into());
+        }
+        JobRegistry::disputeJobCall::SELECTOR if job.state != u8::from(JobState::Completed) => {
+            return Err(in_state(JobState::Completed, job.state));
+        }
         JobRegistry::getJobCall::SELECTOR => job.abi_encode().into(),
         AIConfig::getDisputerAddressCall::SELECTOR => signer(1).address().abi_encode().into(),
         // What a contract does with a second verdict.
         JobRegistry::resolveDisputeCall::SELECTOR if job.state != u8::from(JobState::Disputed) => {
-            let state = JobState::Disputed.into();
-            let error =
-                JobRegistry::JobNotInState { jobId: U256::from(7), expected: state, actual: job.state };
-            return Err(alloy_sol_types::SolError::abi_encode(&error).into());
+            return Err(in_state(JobState::Disputed, job.state));
         }
         _ => U256::from(64).abi_encode().into(),
     })
 }
 
-fn take(raw: &Bytes, job: &mut contracts::Job, rulings: &mut Vec<JobRegistry::resolveDisputeCall>) {
+/// As a chain does, if every transaction were included at once.
+fn spend_nonce(
+    host: &ScriptedHost,
+    nonces: &mut BTreeMap<Address, u64>,
+    raw: &Bytes,
+) -> Result<(), HostError> {
+    let transaction: EthereumTxEnvelope<TxEip4844WithSidecar> =
+        Decodable2718::decode_2718(&mut raw.as_ref()).unwrap();
+    let sender = transaction.recover_signer().unwrap();
+    if transaction.nonce() < nonces.get(&sender).copied().unwrap_or_default() {
+        let method = "eth_sendRawTransaction".into();
+        return Err(HostError::Rejected { method, code: -32000, message: "nonce too low".into() });
+    }
+    host.set_nonce(sender, transaction.nonce() + 1);
+    nonces.insert(sender, transaction.nonce() + 1);
+    Ok(())
+}
+
+fn in_state(expected: JobState, actual: u8) -> Bytes {
+    JobRegistry::JobNotInState { jobId: U256::from(7), expected: expected.into(), actual }.abi_encode().into()
+}
+
+fn take(
+    raw: &Bytes,
+    job: &mut contracts::Job,
+    rulings: &mut Vec<JobRegistry::resolveDisputeCall>,
+    ledger: &mut Ledger,
+) {
     let Ok(transaction) = TxEnvelope::decode_2718(&mut raw.as_ref()) else { return };
+    if JobRegistry::disputeJobCall::abi_decode(transaction.input()).is_ok() {
+        let filer = transaction.recover_signer().unwrap();
+        ledger.disputes.push((filer, transaction.value()));
+        (job.state, job.disputeFiler) = (JobState::Disputed.into(), filer);
+    } else if let Ok(call) = CanaryLedger::commitCall::abi_decode(transaction.input()) {
+        (ledger.epoch.root, ledger.commits) = (call.root, ledger.commits + 1);
+    } else if let Ok(call) = CanaryLedger::revealCall::abi_decode(transaction.input()) {
+        ledger.epoch.revealedAt = 1;
+        ledger.reveals.push(call.jobIds);
+    }
     let Ok(call) = JobRegistry::resolveDisputeCall::abi_decode(transaction.input()) else { return };
     if job.state == u8::from(JobState::Disputed) {
         job.state = JobState::Resolved.into();
@@ -349,12 +449,6 @@ async fn who_is_overtaken_while_sending_stops_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_decided_is_not_guessed() {
-    // Wrapped for another disputer.
-    let mut court = Court::new("Lyon.");
-    let other = EncryptionSecret::random();
-    court.case.escrow = vec![wrap(&court.key, &other.public()).unwrap().to_vec().into()];
-    undecided(&court, "no session key").await;
-
     // A model that is not served here.
     let mut court = Court::new("Lyon.");
     court.case.model = ModelId::from_name("n");
@@ -410,6 +504,72 @@ async fn a_prompt_that_the_escrowed_key_does_not_open_loses_its_users_dispute() 
     let node = court.node(&journal, says("Paris."));
     let evidence = court.judge(&node).await;
     assert_eq!((evidence.guilty, &evidence.ground), (false, &Ground::PromptNotAsEscrowed));
+}
+
+/// A dispute that defaults gives fee and bond back: whoever escrowed nothing would have asked for nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_escrows_nothing_or_noise_loses_its_dispute() {
+    for escrow in [Vec::new(), vec![Bytes::from(vec![7; 125])], vec![Bytes::from_static(b"short")]] {
+        let mut court = Court::new("Lyon.");
+        court.case.escrow = escrow;
+        let node = court.node(&journal(), says("Paris."));
+        let evidence = court.judge(&node).await;
+        assert_eq!((evidence.guilty, &evidence.ground), (false, &Ground::PromptNotAsEscrowed));
+        assert_eq!(evidence.score, crate::verdict::Score::FULL);
+        // Without the user nobody is to blame.
+        court.case.by_user = false;
+        undecided(&court, "no session key").await;
+    }
+}
+
+/// What does not open may have been wrapped for the key that this one replaced; nothing at all was wrapped for none.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_wrapped_before_the_escrow_key_was_replaced_is_undecided() {
+    let mut court = Court::new("Lyon.");
+    court.escrow_since = court.case.escrowed_at + 1;
+    court.case.escrow = vec![Bytes::from(vec![7; 125])];
+    undecided(&court, "no session key").await;
+    court.case.escrow.clear();
+    let evidence = court.judge(&court.node(&journal(), says("Paris."))).await;
+    assert_eq!((evidence.guilty, &evidence.ground), (false, &Ground::PromptNotAsEscrowed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_answered_under_another_key_convicts() {
+    let mut court = Court::new("Lyon.");
+    let sealed = seal(&SessionKey::random(), b"Lyon.").unwrap();
+    court.case.answer.ciphertext_hash = keccak256(&sealed);
+    court.case.answer.blob_hash = put(&court.host, &sealed);
+    court.job.lock().responseCiphertextHash = court.case.answer.ciphertext_hash;
+    (court.case.ours, court.case.by_user) = (true, false);
+    let evidence = court.judge(&court.node(&journal(), says("Paris."))).await;
+    assert_eq!((evidence.guilty, &evidence.ground), (true, &Ground::AnswerNotUnderKey));
+    assert_eq!(evidence.score, crate::verdict::Score::ZERO);
+    assert_eq!(Evidence::decode(&evidence.encode()).unwrap(), evidence);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_was_never_published_convicts() {
+    let (mut court, journal) = (Court::new("Lyon."), journal());
+    court.case.answer.blob_hash = B256::repeat_byte(1);
+    let node = court.node(&journal, says("Paris."));
+    assert!(matches!(court.run(&node, action::JUDGE).await, EffectOutcome::Retry { .. }), "it may come");
+    court.case.unpublished = true;
+    assert_eq!(court.run(&node, action::JUDGE_UNPUBLISHED).await, EffectOutcome::Done(Vec::new()));
+    // What waited for the blob finds the verdict.
+    court.case.unpublished = false;
+    let evidence = court.judge(&node).await;
+    assert_eq!((evidence.guilty, &evidence.ground), (true, &Ground::ResponseNeverPublished));
+}
+
+/// A blob that somebody has was published somehow: the answer counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_there_after_all_is_compared() {
+    let mut court = Court::new("Paris.");
+    court.case.unpublished = true;
+    let evidence = court.judge(&court.node(&journal(), says("Paris."))).await;
+    assert!(!evidence.guilty);
+    assert_eq!(comparison(&evidence).judgement.decided_by, RungKind::Bytes);
 }
 
 /// The worker answered before a reorg moved the earlier answer in front of its job.
@@ -470,5 +630,5 @@ async fn a_dispute_that_ended_otherwise_is_left_alone() {
 #[test]
 fn the_plan_watches_what_the_core_follows() {
     let registry = deployment().worker_registry;
-    assert_eq!(DisputerPlan::watched(&deployment()), [CONFIG, REGISTRY, registry]);
+    assert_eq!(DisputerPlan::watched(&deployment()), [CONFIG, REGISTRY, registry, LEDGER]);
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Version of the evidence's form.
-pub const EVIDENCE_VERSION: u32 = 1;
+pub const EVIDENCE_VERSION: u32 = 2;
 
 /// Why bytes are not evidence.
 #[derive(Debug, Error)]
@@ -50,8 +50,13 @@ pub enum Ground {
     Compared(Box<Comparison>),
     /// The response blob holds other bytes than the worker committed to: guilty, by public data alone.
     ResponseNotAsCommitted,
-    /// The prompt does not open under the session key that its user escrowed: not guilty, because who files a dispute
-    /// must let it be examined.
+    /// No block included the response blob, and nobody has it: guilty, by public data alone. Since version 2.
+    ResponseNeverPublished,
+    /// The answer to a canary does not open under the key that was wrapped for its worker: guilty, because the disputer
+    /// itself wrapped it. Since version 2.
+    AnswerNotUnderKey,
+    /// The prompt does not open under a session key that its user escrowed for the disputer: not guilty, because who files
+    /// a dispute must let it be examined.
     PromptNotAsEscrowed,
 }
 
@@ -92,7 +97,7 @@ impl Evidence {
         }
         let malformed = |e: serde_json::Error| EvidenceError::Malformed(e.to_string());
         let Versioned { version } = serde_json::from_slice(bytes).map_err(malformed)?;
-        if version != EVIDENCE_VERSION {
+        if !(1..=EVIDENCE_VERSION).contains(&version) {
             return Err(EvidenceError::Version(version));
         }
         serde_json::from_slice(bytes).map_err(malformed)

@@ -162,7 +162,13 @@ fn evidence_comes_back_and_names_the_answers_to_key_holders_only() {
     assert!(!comparison.is_about(&key, JobId(6), "Lyon", "Paris"));
     assert!(!comparison.is_about(&key, JobId(5), "Paris", "Lyon"));
     assert!(!comparison.is_about(&other, JobId(5), "Lyon", "Paris"));
-    for ground in [Ground::ResponseNotAsCommitted, Ground::PromptNotAsEscrowed] {
+    let others = [
+        Ground::ResponseNotAsCommitted,
+        Ground::ResponseNeverPublished,
+        Ground::AnswerNotUnderKey,
+        Ground::PromptNotAsEscrowed,
+    ];
+    for ground in others {
         let evidence = Evidence { ground, ..self::evidence() };
         assert_eq!(Evidence::decode(&evidence.encode()).unwrap(), evidence);
     }
@@ -171,8 +177,16 @@ fn evidence_comes_back_and_names_the_answers_to_key_holders_only() {
 #[test]
 fn other_bytes_are_no_evidence() {
     assert!(matches!(Evidence::decode(b"{}"), Err(EvidenceError::Malformed(_))));
-    assert!(matches!(Evidence::decode(br#"{"version":2}"#), Err(EvidenceError::Version(2))));
-    assert!(matches!(Evidence::decode(br#"{"version":1}"#), Err(EvidenceError::Malformed(_))));
+    assert!(matches!(Evidence::decode(br#"{"version":3}"#), Err(EvidenceError::Version(3))));
+    assert!(matches!(Evidence::decode(br#"{"version":0}"#), Err(EvidenceError::Version(0))));
+    assert!(matches!(Evidence::decode(br#"{"version":2}"#), Err(EvidenceError::Malformed(_))));
+}
+
+/// The first version had no other form, only fewer grounds.
+#[test]
+fn evidence_of_the_first_version_is_still_read() {
+    let first = Evidence { version: 1, ..evidence() };
+    assert_eq!(Evidence::decode(&first.encode()).unwrap(), first);
 }
 
 #[test]

@@ -171,6 +171,18 @@ impl Journal {
         Self::with_database(db, identity)
     }
 
+    /// A journal over any storage, for tests of what happens when it fails.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn over(
+        backend: impl redb::StorageBackend,
+        identity: JournalIdentity,
+    ) -> Result<Arc<Self>, JournalError> {
+        let db = Database::builder()
+            .create_with_backend(backend)
+            .map_err(|e| JournalError::Storage(Box::new(e.into())))?;
+        Self::with_database(db, identity)
+    }
+
     fn with_database(db: Database, identity: JournalIdentity) -> Result<Arc<Self>, JournalError> {
         let journal = Self { db, identity };
         let txn = journal.write()?;

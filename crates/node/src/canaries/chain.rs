@@ -22,13 +22,20 @@ const MARGINS: [u64; 7] = [0, 10, 20, 25, 30, 50, 100];
 #[derive(Debug, Default)]
 pub(super) struct ChainReader {
     next: Option<u64>,
+    level: bool,
     survey: Survey,
 }
 
 impl ChainReader {
-    /// Who first asked before `until` (unix seconds), to be like.
-    pub(super) fn habits(&self, until: u64) -> Habits {
-        self.survey.habits(until)
+    /// Who first asked before `until` (unix seconds), to be like; of their friends those known for no longer than so many
+    /// seconds.
+    pub(super) fn habits(&self, until: u64, oldest_friend: u64) -> Habits {
+        self.survey.habits(until, oldest_friend)
+    }
+
+    /// Whether the head was reached: before that, who is to be like is not known.
+    pub(super) const fn is_level(&self) -> bool {
+        self.level
     }
 
     /// Reads up to the head, a batch at most. What a reorg takes back stays seen: it happened all the same.
@@ -46,6 +53,7 @@ impl ChainReader {
             self.take(&block, connection, disputer).await?;
             self.next = Some(height + 1);
         }
+        self.level |= self.next.is_some_and(|next| next > head);
         Ok(())
     }
 

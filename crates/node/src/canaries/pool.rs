@@ -3,7 +3,10 @@
 use super::{CanaryError, chain::ChainReader, other};
 use crate::DisputerHandle;
 use alloy_primitives::{Address, B256};
-use lcai_exex_disputer::canary::{Duty, Lifetime, Member, Payment, Plan, Seed, duties};
+use lcai_exex_disputer::{
+    EpochRow,
+    canary::{Duty, Lifetime, Member, Payment, Plan, Seed, duties},
+};
 use lcai_host::{PutOutcome, Records};
 use lcai_primitives::ids::ModelId;
 use parking_lot::Mutex;
@@ -176,14 +179,11 @@ impl Pools {
 
     /// The seed of an epoch that was committed to before it began: what is sent in another could not be revealed.
     async fn seed(&self, epoch: u64) -> Result<Option<B256>, CanaryError> {
+        let Some(row) = self.disputer.core.read(|core| core.epoch(epoch).cloned()) else { return Ok(None) };
+        let Some(seeds) = self.disputer.seeds.as_ref() else { return Ok(None) };
+        let seed = seeds.get(epoch).await.map_err(other)?;
         let start = self.disputer.epochs.start(epoch);
-        let in_time = |core: &lcai_exex_disputer::DisputerCore| {
-            core.epoch(epoch).is_some_and(|row| row.committed_at < start)
-        };
-        let Some(seeds) = self.disputer.seeds.as_ref().filter(|_| self.disputer.core.read(in_time)) else {
-            return Ok(None);
-        };
-        Ok(seeds.get(epoch).await.map_err(other)?.map(|seed| seed.0))
+        Ok(seed.filter(|seed| can_be_revealed(&row, seed, epoch, start)).map(|seed| seed.0))
     }
 
     async fn plan(&self, epoch: u64, now: u64, reader: &ChainReader) -> Result<Option<Planned>, CanaryError> {
@@ -203,7 +203,9 @@ impl Pools {
         });
         let sessions = (expected.unwrap_or(1).max(1) * PLANNED.0).div_ceil(PLANNED.1);
         let known = now.saturating_sub(epochs.length.saturating_mul(KNOWN_AFTER.0) / KNOWN_AFTER.1);
-        let mut plan = Plan::new(seed, &reader.habits(known), life, sessions);
+        let mut plan =
+            Plan::new(seed, &reader.habits(known, epochs.length), life, sessions, &self.used().await?);
+        self.use_up(epoch, &plan.like).await?;
         if plan.members.is_empty() {
             plan = Plan::plain(life, self.plain_accounts);
         }
@@ -229,6 +231,41 @@ impl Pools {
         Ok(Some(planned))
     }
 
+    /// Whom accounts of earlier epochs were like.
+    async fn used(&self) -> Result<BTreeSet<Address>, CanaryError> {
+        let records = self.records.clone();
+        let kept = tokio::task::spawn_blocking(move || records.scan(b"like ")).await.map_err(other)??;
+        let addresses = |(_, bytes): (Vec<u8>, Vec<u8>)| {
+            bytes.as_chunks::<20>().0.iter().map(Address::from).collect::<Vec<_>>()
+        };
+        Ok(kept.into_iter().flat_map(addresses).collect())
+    }
+
+    async fn use_up(&self, epoch: u64, like: &[Address]) -> Result<(), CanaryError> {
+        let bytes: Vec<u8> = like.iter().flat_map(|account| account.0.0).collect();
+        let records = self.records.clone();
+        let key = format!("like {epoch} {}", self.now());
+        Ok(tokio::task::spawn_blocking(move || records.put(key.as_bytes(), &bytes))
+            .await
+            .map_err(other)??)
+    }
+
+    /// Whether a duty was begun before a restart. One whose account sent no job was not: the node died in between.
+    async fn is_begun(&self, epoch: u64, number: u64, duty: &Duty) -> Result<bool, CanaryError> {
+        let (records, key) = (self.records.clone(), key(epoch, number));
+        let begun =
+            tokio::task::spawn_blocking(move || records.get(key.as_bytes())).await.map_err(other)??;
+        let Some(begun) = begun else { return Ok(false) };
+        let account = Address::try_from(begun.as_slice()).ok();
+        if account.is_none_or(|account| self.disputer.core.read(|core| core.has_met(account, duty))) {
+            return Ok(true);
+        }
+        let (records, key) = (self.records.clone(), self::key(epoch, number));
+        tokio::task::spawn_blocking(move || records.remove(key.as_bytes())).await.map_err(other)??;
+        tracing::info!(epoch, "a canary that a restart prevented is due again");
+        Ok(false)
+    }
+
     /// Duties that have fallen due and were not begun before, a restart ago or this time.
     async fn note_due(&self, epoch: u64, now: u64) -> Result<(), CanaryError> {
         let epochs = self.disputer.epochs;
@@ -248,13 +285,12 @@ impl Pools {
             pool.models.extend(standing.iter().map(|standing| standing.of.model));
         }
         for (number, duty) in fresh {
-            let (records, key) = (self.records.clone(), key(epoch, number));
-            let begun =
-                tokio::task::spawn_blocking(move || records.get(key.as_bytes())).await.map_err(other)??;
+            let begun = self.is_begun(epoch, number, &duty).await?;
             if let Some(pool) = self.pools.lock().get_mut(&epoch) {
-                match begun {
-                    None => drop(pool.due.insert(number, duty)),
-                    Some(_) => drop(pool.taken.insert(number)),
+                if begun {
+                    pool.taken.insert(number);
+                } else {
+                    pool.due.insert(number, duty);
                 }
             }
         }
@@ -303,13 +339,14 @@ impl Pools {
         Duration::from_secs(self.disputer.epochs.length / 10 + 1)
     }
 
-    /// Claims a duty of the worker, so that nobody does it twice, a restart included. `None`: none is due and it is not to be
-    /// just `anybody`, or enough are under way. Whoever has a claim says when the session is [finished](Self::finished).
+    /// Claims a duty of the worker for an account, so that nobody does it twice, a restart included. `None`: none is due and
+    /// it is not to be just `anybody`, or enough are under way. Whoever has a claim says when the session is
+    /// [finished](Self::finished).
     pub(super) async fn claim(
         &self,
         epoch: u64,
-        worker: Address,
-        model: ModelId,
+        account: Address,
+        (worker, model): (Address, ModelId),
         anybody: bool,
     ) -> Result<Option<Claim>, CanaryError> {
         let duty = {
@@ -330,7 +367,9 @@ impl Pools {
         };
         let Some((number, _)) = duty else { return Ok(Some(Claim { epoch, duty })) };
         let (records, key) = (self.records.clone(), key(epoch, number));
-        let put = tokio::task::spawn_blocking(move || records.put_if_absent(key.as_bytes(), &[1])).await;
+        let put =
+            tokio::task::spawn_blocking(move || records.put_if_absent(key.as_bytes(), account.as_slice()))
+                .await;
         match put.map_err(other).and_then(|put| put.map_err(CanaryError::from)) {
             Ok(PutOutcome::Inserted) => Ok(Some(Claim { epoch, duty })),
             Ok(PutOutcome::Existing(_)) => {
@@ -379,6 +418,11 @@ impl Pools {
     }
 }
 
+/// Whether what is sent of this seed can be revealed: it is the one committed to, and was before the epoch began.
+fn can_be_revealed(row: &EpochRow, seed: &Seed, epoch: u64, start: u64) -> bool {
+    row.committed_at < start && row.root == seed.root(epoch)
+}
+
 /// Which models are to be asked.
 #[derive(Debug, Clone, Copy)]
 struct Wanted {
@@ -417,4 +461,47 @@ fn next(
 
 fn key(epoch: u64, number: u64) -> String {
     format!("duty {epoch} {number}")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use lcai_exex_disputer::canary::Tested;
+
+    fn duty() -> Duty {
+        let of = Tested { worker: Address::repeat_byte(7), model: ModelId::from_name("m") };
+        Duty { at: 10, of }
+    }
+
+    #[tokio::test]
+    async fn whom_accounts_were_like_is_kept() {
+        let (pools, _) = crate::canaries::testing::pools();
+        assert_eq!(pools.used().await.unwrap(), BTreeSet::new());
+        let like: Vec<Address> = (1..4).map(Address::repeat_byte).collect();
+        pools.use_up(3, &like).await.unwrap();
+        pools.use_up(4, &[Address::repeat_byte(9)]).await.unwrap();
+        let expected = like.into_iter().chain([Address::repeat_byte(9)]).collect();
+        assert_eq!(pools.used().await.unwrap(), expected);
+    }
+
+    /// The node died between the claim and the first job: another account does the duty.
+    #[tokio::test]
+    async fn a_duty_whose_account_sent_no_job_is_due_again() {
+        let (pools, records) = crate::canaries::testing::pools();
+        records.put(key(3, 0).as_bytes(), Address::repeat_byte(9).as_slice()).unwrap();
+        assert!(!pools.is_begun(3, 0, &duty()).await.unwrap());
+        assert_eq!(records.get(key(3, 0).as_bytes()).unwrap(), None);
+        assert!(!pools.is_begun(3, 1, &duty()).await.unwrap(), "it was never claimed");
+    }
+
+    #[test]
+    fn only_what_was_committed_to_in_time_is_planned() {
+        let seed = Seed(B256::repeat_byte(5));
+        let row = |root, committed_at| EpochRow { root, committed_at, revealed: None, asked: false };
+        assert!(can_be_revealed(&row(seed.root(3), 99), &seed, 3, 100));
+        assert!(!can_be_revealed(&row(seed.root(3), 100), &seed, 3, 100), "too late");
+        let other = Seed(B256::repeat_byte(6)).root(3);
+        assert!(!can_be_revealed(&row(other, 99), &seed, 3, 100), "another node's");
+    }
 }

@@ -1,15 +1,20 @@
 //! Money for canaries: from the treasury within its daily cap, or from outside, and from one account to the next.
 
-use super::{CanaryRole, pool::Planned, secret};
+use super::{CanaryRole, lane, pool::Planned, secret};
 use crate::DisputerHandle;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::SolCall;
+use async_trait::async_trait;
 use lcai_client::User;
-use lcai_exex_disputer::canary::{Member, Payment};
-use lcai_host::{HostClient, JournalError, Records, TxLane, TxSpec};
+use lcai_exex_disputer::{
+    CanaryFiler, FilingError,
+    canary::{ClientStyle, Member, Payment},
+};
+use lcai_host::{HostClient, JournalError, Records, Sent, TxLane, TxSpec};
 use lcai_primitives::contracts::JobRegistry;
-use std::sync::Arc;
+use serde::{Deserialize, Serialize};
+use std::{fmt, sync::Arc};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
@@ -18,6 +23,9 @@ const GAS_ALLOWANCE: u64 = 4_000_000_000_000_000;
 
 /// Gas that a transfer may cost, in wei at 20 gwei.
 const TRANSFER_ALLOWANCE: u64 = 420_000_000_000_000;
+
+/// Gas that a dispute may cost, in wei at 20 gwei.
+const DISPUTE_ALLOWANCE: u64 = 6_000_000_000_000_000;
 
 /// What an account that pays others is given, in what the first of them needs, where nobody was seen to be like.
 const PLAIN_SHARES: u64 = 4;
@@ -44,6 +52,16 @@ pub(super) enum PurseError {
 
 fn failed(error: impl std::fmt::Display) -> PurseError {
     PurseError::Failed(error.to_string())
+}
+
+/// What is kept of an account that opens sessions, for a dispute over its jobs after a restart.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Known {
+    index: u64,
+    payer: Option<u64>,
+    gas_margin: u64,
+    fee_factor: u64,
+    tip: u64,
 }
 
 /// Who pays.
@@ -76,6 +94,45 @@ impl Purse {
             records,
             paying: Mutex::new(()),
         }
+    }
+
+    /// Keeps who an account is, before its first session.
+    pub(super) async fn remember(&self, account: Address, member: &Member) -> Result<(), PurseError> {
+        let ClientStyle { gas_margin, fee_factor, tip, .. } = member.like.style;
+        let known = Known { index: member.index, payer: member.payer, gas_margin, fee_factor, tip };
+        let bytes = postcard::to_stdvec(&known).map_err(failed)?;
+        let records = self.records.clone();
+        tokio::task::spawn_blocking(move || records.put(&known_key(account), &bytes))
+            .await
+            .map_err(failed)??;
+        Ok(())
+    }
+
+    async fn known(&self, account: Address) -> Result<Option<Known>, PurseError> {
+        let records = self.records.clone();
+        let bytes = tokio::task::spawn_blocking(move || records.get(&known_key(account))).await;
+        bytes.map_err(failed)??.map(|bytes| postcard::from_bytes(&bytes).map_err(failed)).transpose()
+    }
+
+    /// A lane of an account that opened sessions; it has so much when this returns, and gas for a dispute.
+    async fn funded(&self, account: Address, value: U256) -> Result<TxLane, PurseError> {
+        let unknown = || failed(format!("{account} is not known here"));
+        let known = self.known(account).await?.ok_or_else(unknown)?;
+        let epoch = self.disputer.core.read(|core| core.canary_epoch(account)).ok_or_else(unknown)?;
+        let seeds = self.disputer.seeds.as_ref().ok_or_else(unknown)?;
+        let seed = seeds.get(epoch).await.map_err(failed)?.ok_or_else(unknown)?.0;
+        let signer = self.account(seed, known.index)?;
+        if signer.address() != account {
+            return Err(unknown());
+        }
+        let needed = value.saturating_add(U256::from(DISPUTE_ALLOWANCE));
+        let missing = needed.saturating_sub(self.balance(account).await?);
+        if !missing.is_zero() {
+            self.top_up(seed, known.payer, account, rounded_up(missing)).await?;
+        }
+        let Known { gas_margin, fee_factor, tip, .. } = known;
+        let style = ClientStyle { gas_margin, fee_factor, tip, prepaid: false };
+        Ok(TxLane::with_config(self.client.clone(), signer, lane(style)))
     }
 
     /// Tells the operator whom to pay from outside, as soon as it is known.
@@ -116,7 +173,7 @@ impl Purse {
         if self.balance(signer.address()).await? < amount.saturating_add(U256::from(TRANSFER_ALLOWANCE)) {
             return Err(PurseError::Spent(signer.address()));
         }
-        let lane = TxLane::with_config(self.client.clone(), signer, super::lane(member.like.style));
+        let lane = TxLane::with_config(self.client.clone(), signer, lane(member.like.style));
         transfer(&lane, account, amount).await
     }
 
@@ -130,7 +187,7 @@ impl Purse {
         let lane = TxLane::with_config(
             self.client.clone(),
             self.account(seed, member.index)?,
-            super::lane(member.like.style),
+            lane(member.like.style),
         );
         transfer(&lane, payment.to, payment.value).await
     }
@@ -162,11 +219,8 @@ impl Purse {
         }
         let half = has / U256::from(2);
         if member.like.style.prepaid && deposit.saturating_add(half) >= fees {
-            let lane = TxLane::with_config(
-                self.client.clone(),
-                user.signer().clone(),
-                super::lane(member.like.style),
-            );
+            let lane =
+                TxLane::with_config(self.client.clone(), user.signer().clone(), lane(member.like.style));
             let registry = user.node().network().deployment.job_registry;
             let call = TxSpec::call(registry, JobRegistry::depositCall {}.abi_encode().into());
             included(lane.send(TxSpec { value: whole(half), ..call }).await)?;
@@ -175,7 +229,7 @@ impl Purse {
         Ok(false)
     }
 
-    /// Where nobody was seen to be like: a payer that has not enough is topped up itself.
+    /// Gives an account more than its user had; a payer that has not enough is topped up itself.
     async fn top_up(
         &self,
         seed: B256,
@@ -241,6 +295,29 @@ impl Purse {
     }
 }
 
+impl fmt::Debug for Purse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Purse").field("daily_cap", &self.daily_cap).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl CanaryFiler for Purse {
+    async fn send_as(&self, account: Address, dispute: TxSpec) -> Result<Sent, FilingError> {
+        let lane = self.funded(account, dispute.value).await;
+        let lane = lane.map_err(|error| FilingError::NotSent(error.to_string()))?;
+        Ok(lane.send(dispute).await?)
+    }
+
+    async fn count(&self, bond: U256) -> Result<(), FilingError> {
+        self.spend(bond).await.map_err(|error| FilingError::NotSent(error.to_string()))
+    }
+}
+
+fn known_key(account: Address) -> Vec<u8> {
+    [b"account ".as_slice(), account.as_slice()].concat()
+}
+
 async fn transfer(lane: &TxLane, to: Address, value: U256) -> Result<(), PurseError> {
     included(lane.send(TxSpec { value, ..TxSpec::call(to, Bytes::new()) }).await)
 }
@@ -264,8 +341,88 @@ fn whole(wei: U256) -> U256 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::canaries::testing;
+    use lcai_exex_disputer::canary::{Lifetime, Plan};
+    use lcai_host::testing::ScriptedHost;
+
+    /// A purse over these records, and the chain that it pays on.
+    fn purse(cap: u64, outside: bool, disputer: &DisputerHandle, records: &Records) -> (Purse, ScriptedHost) {
+        let host = ScriptedHost::new(8200);
+        let role = CanaryRole {
+            url: "ws://nowhere".to_owned(),
+            treasury: PrivateKeySigner::from_bytes(&B256::repeat_byte(1)).unwrap(),
+            daily_cap: U256::from(cap),
+            accounts: 3,
+            questions: None,
+            paid_from_outside: outside,
+        };
+        (Purse::new(&role, disputer.clone(), host.client(), records.clone()), host)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_cap_holds_for_payments_and_bonds_and_over_restarts() {
+        let (disputer, journal) = testing::disputer();
+        let records = journal.records("canaries");
+        let (purse, host) = purse(100, false, &disputer, &records);
+        let miner = host.clone();
+        let mining = tokio::spawn(async move {
+            loop {
+                miner.mine_empty(1);
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        });
+        purse.treasury_pays(Address::repeat_byte(7), U256::from(60)).await.unwrap();
+        purse.count(U256::from(30)).await.unwrap();
+        // A payment that does not fit sends nothing and takes nothing of what is left.
+        let refused = purse.treasury_pays(Address::repeat_byte(7), U256::from(11)).await;
+        assert!(matches!(refused, Err(PurseError::CapReached)), "{refused:?}");
+        assert!(matches!(purse.count(U256::from(11)).await, Err(FilingError::NotSent(_))));
+        assert_eq!(host.sent().len(), 1);
+        drop(purse);
+        let (again, _) = self::purse(100, false, &disputer, &records);
+        assert!(matches!(again.spend(U256::from(11)).await, Err(PurseError::CapReached)));
+        again.spend(U256::from(10)).await.unwrap();
+        assert!(matches!(again.spend(U256::from(1)).await, Err(PurseError::CapReached)));
+        mining.abort();
+    }
+
+    #[tokio::test]
+    async fn what_is_paid_from_outside_is_asked_for_and_spends_nothing() {
+        let (disputer, journal) = testing::disputer();
+        let (purse, host) = purse(100, true, &disputer, &journal.records("canaries"));
+        let account = Address::repeat_byte(7);
+        for _ in 0..5 {
+            let refused = purse.treasury_pays(account, U256::from(60)).await;
+            assert!(matches!(refused, Err(PurseError::Outside(who)) if who == account), "{refused:?}");
+        }
+        let asked: Vec<(Address, U256)> =
+            disputer.awaited.list().into_iter().map(|payment| (payment.account, payment.amount)).collect();
+        assert_eq!(asked, [(account, U256::from(60))]);
+        assert_eq!(host.sent().len(), 0);
+        // Five times sixty were more than the cap: nothing was counted.
+        purse.spend(U256::from(100)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_was_remembered_is_known_and_nobody_else_files() {
+        let (disputer, journal) = testing::disputer();
+        let (purse, host) = purse(100, false, &disputer, &journal.records("canaries"));
+        let life = Lifetime { from: 0, begin: 10, until: 100 };
+        let member = Plan::plain(life, 1).members.remove(1);
+        let account = purse.account(B256::repeat_byte(3), member.index).unwrap().address();
+        purse.remember(account, &member).await.unwrap();
+        let known = purse.known(account).await.unwrap().unwrap();
+        assert_eq!((known.index, known.payer, known.tip), (1, Some(0), ClientStyle::LCAI.tip));
+        // Its epoch is not known to the core, and another's account not at all.
+        for account in [account, Address::repeat_byte(8)] {
+            let spec = TxSpec::call(Address::repeat_byte(4), Bytes::new());
+            assert!(matches!(purse.send_as(account, spec).await, Err(FilingError::NotSent(_))));
+        }
+        assert_eq!(host.sent().len(), 0);
+    }
 
     #[test]
     fn amounts_are_those_that_people_pay() {
