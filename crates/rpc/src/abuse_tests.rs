@@ -7,7 +7,7 @@ use crate::{
 };
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
-use jsonrpsee::ws_client::WsClientBuilder;
+use jsonrpsee::{core::client::ClientT, rpc_params, ws_client::WsClientBuilder};
 use lcai_blob::BlobStore;
 use lcai_primitives::quantity::Quantity;
 use serde_json::Value;
@@ -65,16 +65,15 @@ async fn large_and_deep_parameters_are_refused_unread() {
     let (status, _) = post(&node, large.as_bytes()).await;
     assert!(status.contains("413"), "{status}");
 
-    // Over WebSocket the connection that sent it is closed at the message's head, and no other; jsonrpsee's -32007 is not
-    // seen before that.
-    let other = node.ws().await;
-    let mut ws = websocket(node.handle.local_addr()).await;
-    let large = text_message(large.as_bytes());
-    ws.write_all(&large[..14]).await.unwrap();
-    let mut told = Vec::new();
-    let closed = timeout(Duration::from_secs(5), ws.read_to_end(&mut told)).await;
-    assert!(closed.is_ok(), "it is closed");
-    assert!(told.len() < 256, "{}", String::from_utf8_lossy(&told));
+    // The connection that sent it is closed, and no other.
+    let ws = WsClientBuilder::default()
+        .max_request_size(64 << 20)
+        .build(format!("ws://{}", node.handle.local_addr()))
+        .await;
+    let (ws, other) = (ws.unwrap(), node.ws().await);
+    let refused: Result<Value, _> =
+        ws.request("lcai_publishBlob", rpc_params!["t", "0x".to_owned() + &"00".repeat(5 << 20)]).await;
+    assert!(refused.is_err());
     assert!(other.health().await.is_ok());
 
     let unclosed = ["[".repeat(100_000), "{\"a\":".repeat(50_000)];
