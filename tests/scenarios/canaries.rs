@@ -173,7 +173,9 @@ async fn top_up(network: &impl Network, user: &User, worker: PrivateKeySigner, v
     let lane = TxLane::new(user.node().chain(), worker);
     let call = WorkerRegistry::topUpStakeCall {};
     let spec = TxSpec::call(network.deployment().worker_registry, call.abi_encode().into());
-    assert!(lane.send(TxSpec { value, ..spec }).await.unwrap().receipt.success);
+    // As `lcai_sidecar::top_up` says of estimates.
+    let spec = TxSpec { value, gas_limit: Some(250_000), ..spec };
+    assert!(lane.send(spec).await.unwrap().receipt.success);
 }
 
 async fn stake(network: &impl Network, user: &User, worker: Address) -> U256 {

@@ -144,6 +144,10 @@ pub async fn register_worker(
     Ok(done)
 }
 
+/// Gas limit of topUpStake. It writes a checkpoint of all stake for its block; an estimate made at a block that has one,
+/// because another worker's stake changed in it, misses the 20,000 gas of a new one.
+const TOP_UP_GAS: u64 = 250_000;
+
 /// Raises a worker's stake by `amount` wei; `None`: by what it lacks of the network's minimum. Gives the amount and the
 /// transaction, or nothing when nothing is missing.
 ///
@@ -168,7 +172,8 @@ pub async fn top_up(
     }
     check_balance(client.as_ref(), account.address(), amount).await?;
     let input = WorkerRegistry::topUpStakeCall {}.abi_encode();
-    let spec = TxSpec { value: amount, ..TxSpec::call(deployment.worker_registry, input.into()) };
+    let call = TxSpec::call(deployment.worker_registry, input.into());
+    let spec = TxSpec { value: amount, gas_limit: Some(TOP_UP_GAS), ..call };
     let hash = send(&TxLane::new(Arc::clone(&client), account.clone()), spec).await?;
     Ok(Some((amount, hash)))
 }

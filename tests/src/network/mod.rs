@@ -18,7 +18,6 @@ pub mod watch;
 use crate::{Network, reth::AuthServer};
 use alloy_primitives::{Address, U256, uint};
 use alloy_signer_local::PrivateKeySigner;
-use alloy_sol_types::SolCall;
 use consensus::{Beacon, validator};
 use execution::Execution;
 use genesis::{Genesis, Plan};
@@ -27,8 +26,7 @@ use lcai::{
     progress::Progress,
 };
 use lcai_client::Connection;
-use lcai_host::{TxLane, TxSpec};
-use lcai_primitives::contracts::{Deployment, WorkerRegistry};
+use lcai_primitives::contracts::Deployment;
 use lcai_sidecar::WorkerHandle;
 use link::Link;
 use ollama::Ollama;
@@ -323,11 +321,8 @@ impl Net {
 
     /// Stakes more for a worker than the minimum, below which its first slash would take it out for the rest of the run.
     async fn top_up(&self, connection: &Connection, worker: u32) -> eyre::Result<()> {
-        let lane = TxLane::new(connection.chain(), Role::Worker(worker).signer()?);
-        let call = WorkerRegistry::topUpStakeCall {};
-        let spec = TxSpec::call(self.genesis.deployment.worker_registry, call.abi_encode().into());
-        let sent = lane.send(TxSpec { value: TOP_UP, ..spec }).await?;
-        eyre::ensure!(sent.receipt.success, "worker {worker} could not stake more");
+        let (deployment, account) = (&self.genesis.deployment, Role::Worker(worker).signer()?);
+        lcai_sidecar::top_up(connection.chain(), deployment, &account, Some(TOP_UP)).await?;
         Ok(())
     }
 
