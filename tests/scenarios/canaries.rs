@@ -10,7 +10,6 @@
 )]
 
 use alloy_primitives::{Address, B256, U256};
-use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::{SolCall, SolEvent};
 use lcai::{
     ask::DEFAULT_MODEL,
@@ -19,10 +18,11 @@ use lcai::{
 use lcai_client::User;
 use lcai_exex_disputer::canary::audit;
 use lcai_genesis::LCAI;
-use lcai_host::{Call, TxLane, TxSpec};
+use lcai_host::Call;
 use lcai_node::DisputerHandle;
 use lcai_primitives::contracts::{JobRegistry, WorkerRegistry};
 use lcai_rpc::verdicts::WorkerStatistics;
+use lcai_sidecar::top_up;
 use lcai_tests::{Network, Operated, devnet, funded, reth::RethNet, rpc, run};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -71,7 +71,8 @@ async fn story(network: &impl Operated) {
     let (cheat, honest) = (network.workers()[0], network.workers()[1]);
     let user = funded(network, 0).await;
     // More than the minimum, or the first slash alone would end its drawing.
-    top_up(network, &user, Role::Worker(0).signer().unwrap(), U256::from(10_000) * LCAI).await;
+    let (worker, more) = (Role::Worker(0).signer().unwrap(), U256::from(10_000) * LCAI);
+    top_up(user.node().chain(), network.deployment(), &worker, Some(more)).await.unwrap();
     let stakes = [stake(network, &user, cheat).await, stake(network, &user, honest).await];
 
     let caught = told(network, cheat, "a conviction", |worker| worker.convicted > 0).await;
@@ -167,15 +168,6 @@ async fn wait<T>(limit: Duration, what: &str, look: impl Fn() -> Option<T>) -> T
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     panic!("{what} did not come within {} s", limit.as_secs());
-}
-
-async fn top_up(network: &impl Network, user: &User, worker: PrivateKeySigner, value: U256) {
-    let lane = TxLane::new(user.node().chain(), worker);
-    let call = WorkerRegistry::topUpStakeCall {};
-    let spec = TxSpec::call(network.deployment().worker_registry, call.abi_encode().into());
-    // As `lcai_sidecar::top_up` says of estimates.
-    let spec = TxSpec { value, gas_limit: Some(250_000), ..spec };
-    assert!(lane.send(spec).await.unwrap().receipt.success);
 }
 
 async fn stake(network: &impl Network, user: &User, worker: Address) -> U256 {
