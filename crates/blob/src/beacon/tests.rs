@@ -265,20 +265,20 @@ fn an_address_is_checked_and_its_password_kept_quiet() {
 #[test]
 fn answers_that_no_client_gives() {
     lcai_fuzz::fuzz(env!("CARGO_MANIFEST_DIR"), "beacon", |input| {
-        let spec = parsed::<BTreeMap<String, serde_json::Value>>(input);
-        let block = parsed::<Block>(input).map(|block| {
+        let spec = super::parsed::<BTreeMap<String, serde_json::Value>>(input);
+        let block = super::parsed::<Block>(input).map(|block| {
             let commitments = block.message.body.blob_kzg_commitments;
             commitments.iter().map(versioned_hash).collect::<Vec<_>>().len()
         });
-        let sidecars = parsed::<Vec<Sidecar>>(input).map(|all| {
+        let sidecars = super::parsed::<Vec<Sidecar>>(input).map(|all| {
             all.iter()
                 .filter(|sidecar| sidecar.index.parse::<usize>().is_ok())
                 .map(|s| s.blob.len())
                 .sum::<usize>()
         });
-        let blobs = parsed::<Vec<Bytes>>(input)
+        let blobs = super::parsed::<Vec<Bytes>>(input)
             .map(|all| all.iter().filter(|blob| Blob::try_from(blob.as_ref()).is_ok()).count());
-        let genesis = parsed::<Genesis>(input).map(|genesis| genesis.genesis_time.parse::<u64>().is_ok());
+        let genesis = super::parsed::<Genesis>(input).map(|genesis| genesis.genesis_time.parse::<u64>().is_ok());
         let spec = lcai_fuzz::kind(spec);
         format!(
             "{spec} {} {} {} {}",
