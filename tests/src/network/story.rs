@@ -195,15 +195,36 @@ async fn jobs(
     Ok((jobs, disputed))
 }
 
-/// Disputes a job; gives it and the block of the dispute.
+/// Disputes a job once its completion is a few blocks deep; gives it and the block of the dispute. Blocks that come late lose
+/// their place, and what was in them comes again.
 pub(super) async fn dispute(registry: Address, user: &User, answer: &Answer) -> eyre::Result<Disputed> {
     let job = answer.receipt.job.id;
     let lane = TxLane::new(user.node().chain(), user.signer().clone());
     let call = JobRegistry::disputeJobCall { jobId: job.word() };
     let spec = TxSpec::call(registry, call.abi_encode().into());
-    let sent = lane.send(TxSpec { value: fee(user).await, ..spec }).await?;
-    eyre::ensure!(sent.receipt.success, "the dispute over job {job} reverted");
-    Ok((job, sent.receipt.block.number))
+    let value = fee(user).await;
+    for _ in 0..60 {
+        if is_deep(user, answer).await? {
+            // It can still be lost between this look and the estimate.
+            if let Ok(sent) = lane.send(TxSpec { value, ..spec.clone() }).await {
+                eyre::ensure!(sent.receipt.success, "the dispute over job {job} reverted");
+                return Ok((job, sent.receipt.block.number));
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    eyre::bail!("job {job} did not stay completed for a minute")
+}
+
+/// Whether the chain has the answer that was read, and three blocks over it.
+async fn is_deep(user: &User, answer: &Answer) -> eyre::Result<bool> {
+    let read = &answer.receipt.job;
+    let now = user.node().rpc().get_receipt(read.id).await?.job;
+    let same = now.transactions.submit == read.transactions.submit;
+    eyre::ensure!(same, "after a reorg job {} is another one", read.id);
+    let head = user.node().chain().heads().await?.head.number;
+    let depth = now.completed_in.map_or(0, |block| head.saturating_sub(block.number));
+    Ok(now.response_ciphertext_hash == read.response_ciphertext_hash && depth >= 3)
 }
 
 pub(super) async fn read(user: &User, registry: Address, job: JobId) -> eyre::Result<Job> {
