@@ -34,7 +34,7 @@ pub use crate::verify_draw_chain::{ClaimAudit, Findings, audit_claim};
 pub struct VerifyDrawArgs {
     /// The session's number
     #[arg(value_name = "SESSION")]
-    pub session: u64,
+    pub session: SessionId,
     /// The node that keeps the facts, over WebSocket
     #[arg(long, env = "LCAI_RPC", default_value = DEFAULT_RPC, value_name = "URL")]
     pub rpc: String,
@@ -49,7 +49,7 @@ pub struct VerifyDrawArgs {
 /// Runs `lcai verify-draw`.
 pub async fn run(args: VerifyDrawArgs) -> eyre::Result<()> {
     let node = Connection::open(&args.rpc, args.chain_id).await?;
-    let session = SessionId(args.session);
+    let session = args.session;
     let (lines, findings) = match kept(&node, session).await? {
         Some(report) => {
             let audit = audit_report(&node, report).await?;

@@ -131,11 +131,7 @@ impl fmt::Debug for BlobKeeperHandler {
 impl BlobKeeperHandler {
     /// Keeps blobs in `store` for the retention period. `beacons` are asked, in order, for what the execution client does not
     /// have: it never gets the blobs of blocks that it synced.
-    pub const fn new(
-        store: Arc<BlobStore>,
-        retention: Retention,
-        beacons: Vec<Arc<dyn BlobSource>>,
-    ) -> Self {
+    pub const fn new(store: Arc<BlobStore>, retention: Retention, beacons: Vec<Arc<dyn BlobSource>>) -> Self {
         Self { store, retention, beacons, fetched: std::sync::atomic::AtomicU64::new(0) }
     }
 

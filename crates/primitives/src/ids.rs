@@ -12,8 +12,8 @@ pub enum IdError {
     /// A contract id above `u64::MAX`: no chain reaches it, so it can only be a forged or misread value.
     #[error("id {0} does not fit in 64 bits")]
     OutOfRange(U256),
-    /// Not a decimal number.
-    #[error("an id is a decimal number below 2^64")]
+    /// Neither a decimal number nor a hexadecimal one with `0x`.
+    #[error("an id is a number below 2^64, decimal or hexadecimal with 0x")]
     NotANumber,
     /// An empty model name.
     #[error("the model name is empty")]
@@ -50,8 +50,13 @@ macro_rules! number_id {
         impl FromStr for $name {
             type Err = IdError;
 
+            /// Takes a decimal number, or a hexadecimal one with `0x`, as JSON-RPC writes it.
             fn from_str(s: &str) -> Result<Self, IdError> {
-                s.parse().map(Self).map_err(|_| IdError::NotANumber)
+                let number = match s.strip_prefix("0x") {
+                    Some(digits) => u64::from_str_radix(digits, 16),
+                    None => s.parse(),
+                };
+                number.map(Self).map_err(|_| IdError::NotANumber)
             }
         }
 
@@ -269,6 +274,7 @@ mod tests {
             let id = JobId(n);
             prop_assert_eq!(JobId::try_from(id.word()), Ok(id));
             prop_assert_eq!(id.to_string().parse::<JobId>(), Ok(id));
+            prop_assert_eq!(format!("{:#x}", u64::from(id)).parse::<JobId>(), Ok(id));
         }
 
         #[test]

@@ -228,21 +228,28 @@ impl Stall {
         let Self { head, safe, finalized } = *self;
         let registry = net.genesis.deployment.job_registry;
         let all = logs(node, registry, 0).await?;
-        let block_of = |signature: B256, job: B256| {
-            all.iter().find(|log| log.is(signature, job)).map(|log| log.block)
-        };
+        let block_of =
+            |signature: B256, job: B256| all.iter().find(|log| log.is(signature, job)).map(|log| log.block);
         let (mut verdicts, mut disputes) = (0, 0);
         for log in all.iter().filter(|log| log.block > head) {
             let Some(job) = log.topic(1) else { continue };
             if log.topic(0) == Some(JobRegistry::DisputeResolved::SIGNATURE_HASH) {
                 let disputed = block_of(JobRegistry::DisputeCreated::SIGNATURE_HASH, job);
-                eyre::ensure!(disputed.is_some_and(|block| block <= finalized), "job {job}: verdict in block {}", log.block);
+                eyre::ensure!(
+                    disputed.is_some_and(|block| block <= finalized),
+                    "job {job}: verdict in block {}",
+                    log.block
+                );
                 verdicts += 1;
             }
             let by_user = log.topic(2) == Some(user.into_word());
             if log.topic(0) == Some(JobRegistry::DisputeCreated::SIGNATURE_HASH) && !by_user {
                 let completed = block_of(JobRegistry::JobCompleted::SIGNATURE_HASH, job);
-                eyre::ensure!(completed.is_some_and(|block| block <= safe), "job {job}: disputed in block {}", log.block);
+                eyre::ensure!(
+                    completed.is_some_and(|block| block <= safe),
+                    "job {job}: disputed in block {}",
+                    log.block
+                );
                 disputes += 1;
             }
         }
@@ -254,7 +261,11 @@ impl Stall {
                 let over = (U256::from_be_bytes(epoch.0).saturating_to::<u64>() + 1) * seconds;
                 let block = node.block(&format!("{finalized:#x}")).await?;
                 let time = block.map(|block| quantity(&block["timestamp"])).transpose()?.unwrap_or_default();
-                eyre::ensure!(time >= over, "epoch {epoch} was over at {over}, revealed in block {}", log.block);
+                eyre::ensure!(
+                    time >= over,
+                    "epoch {epoch} was over at {over}, revealed in block {}",
+                    log.block
+                );
                 reveals += 1;
             }
         }
@@ -304,7 +315,9 @@ async fn hanging_ollama(net: &mut Net, summary: &mut Summary) -> eyre::Result<()
     tokio::time::sleep(Duration::from_secs(20)).await;
     state_of(&node, worker, 60, unready).await.wrap_err("an Ollama that is gone")?;
     ollama.start_again().await?;
-    let back = state_of(&node, worker, 120, |state| ["ready", "busy"].contains(&state)).await.wrap_err("Ollama is back")?;
+    let back = state_of(&node, worker, 120, |state| ["ready", "busy"].contains(&state))
+        .await
+        .wrap_err("Ollama is back")?;
     summary.note(format!(
         "Ollama stood still: its worker was unready for the node {hang} s later; killed: still; started again: ready \
          {back} s later"
@@ -444,7 +457,10 @@ async fn on_chain(node: &ExecutionApi, registry: Address, read: &[Read]) -> eyre
         let completed = all.iter().find(|log| log.is(JobRegistry::JobCompleted::SIGNATURE_HASH, *job));
         // Both are in the data: the blob's versioned hash and the ciphertext's.
         let hash = completed.and_then(|log| log.data.get(32..64)).map(B256::from_slice);
-        eyre::ensure!(hash == Some(*ciphertext), "job {job}: a user read {ciphertext}, the chain has {hash:?}");
+        eyre::ensure!(
+            hash == Some(*ciphertext),
+            "job {job}: a user read {ciphertext}, the chain has {hash:?}"
+        );
     }
     Ok(vanished)
 }

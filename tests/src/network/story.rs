@@ -157,7 +157,11 @@ async fn compared(net: &Net, jobs: &Jobs, summary: &mut Summary) -> eyre::Result
         turns.push(Message::new(Role::Assistant, text));
     }
     // llama.cpp sums in another order: of 71 conversations two came out otherwise (devnet/model/README.md).
-    eyre::ensure!(same + 1 >= jobs.len(), "only {same} of {} answers of the honest worker are the model's", jobs.len());
+    eyre::ensure!(
+        same + 1 >= jobs.len(),
+        "only {same} of {} answers of the honest worker are the model's",
+        jobs.len()
+    );
     let through = if net.ollama.is_some() { "Ollama" } else { "its own process" };
     summary.note(format!(
         "of {} answers of the honest worker, through {through}, {same} are word for word what the embedded backend makes of \

@@ -278,7 +278,8 @@ fn answers_that_no_client_gives() {
         });
         let blobs = super::parsed::<Vec<Bytes>>(input)
             .map(|all| all.iter().filter(|blob| Blob::try_from(blob.as_ref()).is_ok()).count());
-        let genesis = super::parsed::<Genesis>(input).map(|genesis| genesis.genesis_time.parse::<u64>().is_ok());
+        let genesis =
+            super::parsed::<Genesis>(input).map(|genesis| genesis.genesis_time.parse::<u64>().is_ok());
         let spec = lcai_fuzz::kind(spec);
         format!(
             "{spec} {} {} {} {}",
