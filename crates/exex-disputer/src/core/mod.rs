@@ -437,16 +437,18 @@ impl DisputerCore {
         }
     }
 
-    /// A session is kept while it was active within the time for which its jobs are.
+    /// A session is kept while it was active within the time for which its jobs are, and while one of them is: those end
+    /// after its last activity.
     fn forget_session(&mut self, block: &FeedBlock, id: SessionId) {
         let keep = self.kept();
-        let Some(until) = self.sessions.get(&id).map(|s| s.last_activity.saturating_add(keep)) else {
-            return;
-        };
-        if until < block.timestamp {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let until = session.last_activity.saturating_add(keep);
+        if until >= block.timestamp {
+            self.expiries.insert((until, Expiring::Session(id)), 0);
+        } else if session.jobs.is_empty() {
             self.sessions.remove(&id);
         } else {
-            self.expiries.insert((until, Expiring::Session(id)), 0);
+            self.expiries.insert((block.timestamp.saturating_add(keep), Expiring::Session(id)), 0);
         }
     }
 }
