@@ -91,8 +91,8 @@ async fn requests_expire(scene: &Scene) {
     let (user, model) = (funded(&scene.devnet, 1).await, ModelId::from_name(DEFAULT_MODEL));
     let slots = scene.worker(scene.devnet.workers()[0]).await.free_slots;
     let spent = scene.keepers.each_ref().map(|keeper| keeper.report().gas_used);
-    let short = user.request_by_sortition(user.account(), model, 8).await.unwrap();
-    let long = user.request_by_sortition(user.account(), model, 16).await.unwrap();
+    let short = user.request_by_sortition(user.account(), model, 20).await.unwrap();
+    let long = user.request_by_sortition(user.account(), model, 28).await.unwrap();
     let claimed = user.claimed(long).await.unwrap();
     let expired = async || {
         status(&user, short).await == RequestStatus::Expired

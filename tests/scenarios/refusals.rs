@@ -145,7 +145,11 @@ fn code_of(error: RpcError) -> (i32, String) {
 }
 
 fn request(offer: &SessionOffer, key: &SessionKey) -> AuthorizationRequest {
+    // A node that knows no disputer's key offers none, and nothing is escrowed then.
     let wrapped = |public: &Bytes| {
+        if public.is_empty() {
+            return Bytes::new();
+        }
         let public = lcai_crypto::EncryptionPublicKey::from_sec1(public).unwrap();
         Bytes::copy_from_slice(&wrap(key, &public).unwrap())
     };
