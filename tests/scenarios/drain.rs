@@ -51,7 +51,7 @@ fn a_worker_drains_leaves_and_returns_on_reth() {
 
 fn config() -> DevnetConfig {
     let params =
-        ProtocolParams { session_inactivity_timeout: 20, dispute_window: 4, ..ProtocolParams::devnet() };
+        ProtocolParams { session_inactivity_timeout: 45, dispute_window: 4, ..ProtocolParams::devnet() };
     DevnetConfig { workers: 1, params, ..DevnetConfig::default() }
 }
 
@@ -120,7 +120,7 @@ async fn drains_to_its_end<N: Network>(scene: &Scene<'_, N>, worker: &Arc<Worker
     until("one session is left", async || worker.status().open_sessions == 1).await;
     assert!(!draining.is_finished());
     // The other one goes unused for longer than the network's timeout.
-    tokio::time::timeout(Duration::from_secs(60), draining).await.expect("the draining ends").unwrap();
+    tokio::time::timeout(Duration::from_secs(120), draining).await.expect("the draining ends").unwrap();
     let status = worker.status();
     assert_eq!((status.open_jobs, status.open_sessions, status.undelivered), (0, 0, 0));
     assert_eq!(status.halted, None);
