@@ -430,6 +430,7 @@ impl DisputerCore {
                     let session = self.jobs.remove(&id).map(|row| row.subject.session_id);
                     if let Some(session) = session {
                         self.sessions.update(&session, |row| row.jobs.retain(|job| *job != id));
+                        self.forget_session(block, session);
                     }
                 }
                 Expiring::Session(id) => self.forget_session(block, id),
@@ -438,7 +439,7 @@ impl DisputerCore {
     }
 
     /// A session is kept while it was active within the time for which its jobs are, and while one of them is: those end
-    /// after its last activity.
+    /// after its last activity, and the last of them to be forgotten takes the session along.
     fn forget_session(&mut self, block: &FeedBlock, id: SessionId) {
         let keep = self.kept();
         let Some(session) = self.sessions.get(&id) else { return };
@@ -447,8 +448,6 @@ impl DisputerCore {
             self.expiries.insert((until, Expiring::Session(id)), 0);
         } else if session.jobs.is_empty() {
             self.sessions.remove(&id);
-        } else {
-            self.expiries.insert((block.timestamp.saturating_add(keep), Expiring::Session(id)), 0);
         }
     }
 }
