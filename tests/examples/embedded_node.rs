@@ -1,13 +1,15 @@
 //! One of our nodes in `devnet/network` where lcai-reth cannot be built: the embedded client, driven over the Engine API, and
-//! the extensions over its JSON-RPC. Its chain is in memory and it has no peers: blocks come from its beacon node, and what
-//! is sent to it waits for one of its own validators.
+//! the extensions over its JSON-RPC. Its chain is in memory and it has no peers: blocks come from its beacon node, and
+//! transactions are handed on to the other node (`--pass-on`), so that whoever proposes next has them.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::expect_used)]
 
-use alloy_primitives::{B256, Bytes};
+use alloy_primitives::{B256, Bytes, keccak256};
 use clap::{Parser, ValueEnum};
 use eyre::{OptionExt, WrapErr};
-use jsonrpsee::RpcModule;
+use jsonrpsee::{
+    RpcModule, core::client::ClientT, http_client::HttpClientBuilder, rpc_params, types::ErrorObjectOwned,
+};
 use lcai::{ask::DEFAULT_MODEL, devnet::Role};
 use lcai_crypto::keystore;
 use lcai_embedded_chain::{ChainConfig, EmbeddedChain, Mining};
@@ -18,12 +20,13 @@ use lcai_node::{DisputerRole, Node, NodeConfig, REORG_DEPTH};
 use lcai_primitives::contracts::Deployment;
 use lcai_rpc::{Rate, ServerLimits, serve};
 use lcai_tests::network::{MODEL, genesis::PASSWORD};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
+    collections::HashSet,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -48,6 +51,9 @@ struct Arguments {
     /// The node that sessions are handed on to
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
+    /// The node that is given every transaction that comes in here
+    #[arg(long, value_name = "URL")]
+    pass_on: Option<String>,
     /// Beacon APIs in which blobs are looked for
     #[arg(long = "lcai.beacon", value_name = "URL")]
     beacons: Vec<String>,
@@ -83,7 +89,8 @@ async fn run(arguments: Arguments) -> eyre::Result<()> {
     let chain = EmbeddedChain::start(ChainConfig::new(genesis).with_mining(Mining::Manual)).await?;
 
     // The extensions follow it over JSON-RPC, as they would any other client.
-    let eth = serve(chain.rpc_module()?, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), limits()).await?;
+    let eth_module = passing_on(&chain, arguments.pass_on.as_deref())?;
+    let eth = serve(eth_module.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), limits()).await?;
     let client = RpcClient::connect(&format!("ws://{}", eth.local_addr()), Some(deployment.chain_id)).await?;
     let archive = chain.clone();
     let client = Arc::new(client.with_blobs(Arc::new(move |hash| {
@@ -99,7 +106,7 @@ async fn run(arguments: Arguments) -> eyre::Result<()> {
     let node = Node::start_with(config, client, Box::new(notifier), disputer).await?;
 
     let mut module = RpcModule::new(());
-    module.merge(chain.rpc_module()?)?;
+    module.merge(eth_module)?;
     module.merge(node.module())?;
     let server = serve(module, arguments.listen, limits()).await?;
     let operator = node.operator_module();
@@ -114,6 +121,34 @@ async fn run(arguments: Arguments) -> eyre::Result<()> {
     eth.stop();
     chain.shutdown().await;
     Ok(())
+}
+
+/// The client's methods; a transaction that the pool takes goes to the other node too.
+fn passing_on(chain: &EmbeddedChain, to: Option<&str>) -> eyre::Result<RpcModule<()>> {
+    const SEND: &str = "eth_sendRawTransaction";
+    let mut module = chain.rpc_module()?;
+    let Some(url) = to else { return Ok(module) };
+    let client = HttpClientBuilder::default().max_request_size(16 << 20).build(url)?;
+    // The other one hands it back.
+    let passed = Arc::new(Mutex::new(HashSet::new()));
+    let chain = chain.clone();
+    module.remove_method(SEND);
+    module.register_async_method(SEND, move |params, _, _| {
+        let (chain, client, passed) = (chain.clone(), client.clone(), passed.clone());
+        async move {
+            let (raw,): (Bytes,) = params.parse()?;
+            let answer = chain.rpc(SEND, json!([raw])).await?;
+            if passed.lock().expect("nobody panics with it").insert(keccak256(&raw)) {
+                tokio::spawn(async move {
+                    if let Err(error) = client.request::<Value, _>(SEND, rpc_params![raw]).await {
+                        tracing::debug!(%error, "the other node does not take a transaction");
+                    }
+                });
+            }
+            Ok::<_, ErrorObjectOwned>(answer)
+        }
+    })?;
+    Ok(module)
 }
 
 async fn config(

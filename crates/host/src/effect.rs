@@ -19,7 +19,8 @@ pub enum EffectDepth {
     Finalized,
 }
 
-/// What to do when an intent appears again after its effect already happened, e.g. on another fork.
+/// What to do when an intent appears again after its effect already happened, e.g. on another fork, and when the chain loses
+/// blocks after it ended, where the transaction that did it can be lost though the block that asked for it stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnRepeat {
     /// Nothing: the effect stands.

@@ -309,7 +309,11 @@ impl EffectExecutor {
 
     async fn finish(&self, intent: Intent, ending: Ending) -> Result<(), JournalError> {
         let (name, journal) = (self.queue.name, Arc::clone(&self.queue.journal));
-        blocking(move || journal.finish_effect(name, &intent, ending)).await
+        // What ended it can be in a block that the feed has not read. Rather too high than too low: where the chain loses a
+        // block below, the handler looks again.
+        let head = self.queue.feed.borrow().heads.map_or(0, |heads| heads.head.number);
+        let at = head.saturating_add(self.config.max_behind);
+        blocking(move || journal.finish_effect(name, &intent, ending, at)).await
     }
 
     /// Lets running attempts end and records them; what takes too long is dropped, as in a crash.

@@ -7,7 +7,7 @@ use crate::{
 };
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
-use jsonrpsee::{core::client::ClientT, rpc_params, ws_client::WsClientBuilder};
+use jsonrpsee::ws_client::WsClientBuilder;
 use lcai_blob::BlobStore;
 use lcai_primitives::quantity::Quantity;
 use serde_json::Value;

@@ -75,7 +75,7 @@ impl Execution {
     }
 
     /// The embedded client in a program of ours (`tests/examples/embedded_node.rs`), for where there is no lcai-reth. It has
-    /// no peers.
+    /// no peers; [`Self::pass_on`].
     ///
     /// # Errors
     /// As [`Self::reth`].
@@ -101,6 +101,13 @@ impl Execution {
         let api = ExecutionApi::new(name, place, rpc)?;
         let identity = Identity::random(place.peers, p2p);
         Ok(Self { process, identity, api, address: place.api.to_string(), ws: rpc, engine })
+    }
+
+    /// Has an embedded client hand every transaction on to another one.
+    #[must_use]
+    pub fn pass_on(mut self, to: &str) -> Self {
+        self.process = self.process.arguments([format!("--pass-on {to}")]);
+        self
     }
 
     /// geth, with its database made from the same genesis.
@@ -138,6 +145,11 @@ impl Execution {
     /// Where `eth_*` and `lcai_*` are, over WebSocket.
     pub fn ws(&self) -> String {
         format!("ws://{}:{}", self.address, self.ws)
+    }
+
+    /// The same of an embedded client, which serves both on one port.
+    pub fn http(&self) -> String {
+        format!("http://{}:{}", self.address, self.ws)
     }
 
     /// Where its beacon node drives it, and its operator's methods are.

@@ -392,7 +392,8 @@ fn our_nodes(parts: &Parts, plan: &Plan, [here, there]: [&Place; 2]) -> eyre::Re
             let dispatcher = Execution::embedded(Side::Dispatcher, program, plan, here, None)?;
             let upstream = dispatcher.ws();
             let disputer = Execution::embedded(Side::Disputer, program, plan, there, Some(&upstream))?;
-            Ok([dispatcher, disputer])
+            let (to_dispatcher, to_disputer) = (dispatcher.http(), disputer.http());
+            Ok([dispatcher.pass_on(&to_disputer), disputer.pass_on(&to_dispatcher)])
         }
     }
 }

@@ -234,9 +234,9 @@ impl DisputerCore {
         let Some(mut case) = self.case(job).filter(|case| case.ours) else { return Ok(()) };
         case.deadline = last;
         let by = Some(last);
-        let (origin, subject, skip) = (block.block_ref(), case.subject.id(), OnRepeat::Skip);
-        effects.push(origin, subject, action::JUDGE, EffectDepth::Head, OnRepeat::Again, by, &case)?;
-        effects.push(origin, subject, action::FILE, EffectDepth::Safe, skip, by, &case)
+        let (origin, subject, again) = (block.block_ref(), case.subject.id(), OnRepeat::Again);
+        effects.push(origin, subject, action::JUDGE, EffectDepth::Head, again, by, &case)?;
+        effects.push(origin, subject, action::FILE, EffectDepth::Safe, again, by, &case)
     }
 
     /// A job was submitted: if it is a canary it belongs to its account's epoch, answered or not.

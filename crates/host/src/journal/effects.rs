@@ -12,10 +12,15 @@ const EFFECTS: EffectTable = TableDefinition::new("effects");
 /// The intents that are wanted and not finished, so that looking for work reads nothing else.
 const OPEN: TableDefinition<'static, (&'static str, &'static [u8; 32]), ()> =
     TableDefinition::new("effects_open");
+type EndedKey<'a> = (&'a str, u64, &'a [u8; 32]);
+/// Those that ended while the chain was at a height, until it is final: where it loses a block at or below that, whatever
+/// ended them may be gone, and they are opened again.
+const ENDED: TableDefinition<'static, EndedKey<'static>, ()> = TableDefinition::new("effects_ended");
 
 pub(super) fn create_tables(txn: &WriteTransaction) -> Result<(), JournalError> {
     txn.open_table(EFFECTS)?;
     txn.open_table(OPEN)?;
+    txn.open_table(ENDED)?;
     Ok(())
 }
 
@@ -92,11 +97,13 @@ pub(super) struct EffectsView<'txn> {
     name: &'static str,
     effects: redb::Table<'txn, (&'static str, &'static [u8; 32]), &'static [u8]>,
     open: redb::Table<'txn, (&'static str, &'static [u8; 32]), ()>,
+    ended: redb::Table<'txn, EndedKey<'static>, ()>,
 }
 
 impl<'txn> EffectsView<'txn> {
     pub(super) fn open(txn: &'txn WriteTransaction, name: &'static str) -> Result<Self, JournalError> {
-        Ok(Self { name, effects: txn.open_table(EFFECTS)?, open: txn.open_table(OPEN)? })
+        let (effects, open) = (txn.open_table(EFFECTS)?, txn.open_table(OPEN)?);
+        Ok(Self { name, effects, open, ended: txn.open_table(ENDED)? })
     }
 
     fn get(&self, id: &B256) -> Result<Option<EffectRecord>, JournalError> {
@@ -169,8 +176,35 @@ impl<'txn> EffectsView<'txn> {
         }
     }
 
-    /// Records how an attempt ended. The intent may have been withdrawn, or asked for anew by another block, meanwhile.
-    fn finish(&mut self, attempted: &Intent, ending: Ending) -> Result<(), JournalError> {
+    /// Opens again what ended at a height or above, after the chain lost the block there: the transaction that did it, or
+    /// whatever made it pointless, may be gone, and no pool need have it. The handler finds out.
+    pub(super) fn reopen_from(&mut self, number: u64) -> Result<(), JournalError> {
+        let mut ended = Vec::new();
+        for row in self.ended.range((self.name, number, &[0; 32])..=(self.name, u64::MAX, &[0xff; 32]))? {
+            let (key, _) = row?;
+            let (_, at, id) = key.value();
+            ended.push((at, *id));
+        }
+        for (at, id) in ended {
+            self.ended.remove((self.name, at, &id))?;
+            let id = B256::from(id);
+            if let Some(mut record) = self.get(&id)?.filter(|record| record.wanted && !record.open) {
+                record.open = true;
+                self.put(&id, &record)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what ended below a height, which is final.
+    pub(super) fn settle_below(&mut self, number: u64) -> Result<(), JournalError> {
+        let (first, end) = ((self.name, 0, &[0; 32]), (self.name, number, &[0; 32]));
+        Ok(self.ended.retain_in(first..end, |_, ()| false)?)
+    }
+
+    /// Records how an attempt ended, with the chain at a height. The intent may have been withdrawn, or asked for anew by
+    /// another block, meanwhile.
+    fn finish(&mut self, attempted: &Intent, ending: Ending, at: u64) -> Result<(), JournalError> {
         let id = attempted.id().0;
         let mut record = match self.get(&id)? {
             Some(record) => record,
@@ -184,6 +218,7 @@ impl<'txn> EffectsView<'txn> {
             },
         };
         let asked_anew = record.open && record.intent.origin != attempted.origin;
+        let stands = matches!(ending, Ending::Done(_)) && record.intent.on_repeat == OnRepeat::Skip;
         record.started = false;
         match ending {
             Ending::Done(output) => {
@@ -195,6 +230,9 @@ impl<'txn> EffectsView<'txn> {
                 record.open = asked_anew;
                 record.dropped = Some(reason);
             }
+        }
+        if record.wanted && !record.open && !stands {
+            self.ended.insert((self.name, at, &id.0), ())?;
         }
         self.put(&id, &record)
     }
@@ -268,15 +306,16 @@ impl Journal {
         Ok(started)
     }
 
-    /// Records how an attempt ended.
+    /// Records how an attempt ended, with the host's head at a height.
     pub(crate) fn finish_effect(
         &self,
         name: &'static str,
         attempted: &Intent,
         ending: Ending,
+        at: u64,
     ) -> Result<(), JournalError> {
         let txn = self.write()?;
-        EffectsView::open(&txn, name)?.finish(attempted, ending)?;
+        EffectsView::open(&txn, name)?.finish(attempted, ending, at)?;
         Ok(txn.commit()?)
     }
 }

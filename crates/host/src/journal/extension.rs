@@ -264,6 +264,7 @@ impl ExtensionTxn {
         for effect in std::mem::take(&mut undo.effects).into_iter().rev() {
             view.withdraw(effect)?;
         }
+        view.reopen_from(cursor.number)?;
         self.meta.cursor = undo.parent;
         Ok(Some(undo))
     }
@@ -284,11 +285,11 @@ impl ExtensionTxn {
         Ok(())
     }
 
-    /// Drops undo records below a height, which can no longer be needed.
+    /// Drops what takes blocks below a height back, which can no longer be needed.
     pub(crate) fn prune_undo(&mut self, below: u64) -> Result<(), JournalError> {
         let mut undo = self.txn.open_table(UNDO)?;
         undo.retain_in((self.name, 0)..(self.name, below), |_, _| false)?;
-        Ok(())
+        EffectsView::open(&self.txn, self.name)?.settle_below(below)
     }
 
     /// Keeps the newest inputs only.

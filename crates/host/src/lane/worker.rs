@@ -21,6 +21,8 @@ const MAX_GAP: u64 = 32;
 const TRANSFER_GAS: u64 = 21_000;
 /// Looks at a receipt after the nonce was seen spent, before concluding that somebody else spent it.
 const FOREIGN_CHECKS: u32 = 10;
+/// Included transactions that are remembered, for reorgs that take them back.
+const MAX_INCLUDED: usize = 256;
 
 /// A transaction in the pool.
 struct Pending {
@@ -38,11 +40,18 @@ struct Pending {
     reply: oneshot::Sender<Result<Sent, LaneError>>,
 }
 
+/// A transaction that was included when last looked at.
+struct Included {
+    spec: TxSpec,
+    sent: Submitted,
+}
+
 pub(super) struct Worker {
     client: Arc<dyn HostClient>,
     signer: PrivateKeySigner,
     config: LaneConfig,
     pending: BTreeMap<u64, Pending>,
+    included: BTreeMap<u64, Included>,
     /// The nonce a gap was last filled from, and when.
     mended: Option<(u64, Instant)>,
 }
@@ -68,13 +77,16 @@ enum Refusal {
     Final(LaneError),
 }
 
+/// Whether two transactions do the same.
+fn is_same(one: &TxSpec, other: &TxSpec) -> bool {
+    let blobs = || versioned_hashes(one) == versioned_hashes(other);
+    one.to == other.to && one.value == other.value && one.input == other.input && blobs()
+}
+
 impl Worker {
-    pub(super) const fn new(
-        client: Arc<dyn HostClient>,
-        signer: PrivateKeySigner,
-        config: LaneConfig,
-    ) -> Self {
-        Self { client, signer, config, pending: BTreeMap::new(), mended: None }
+    pub(super) fn new(client: Arc<dyn HostClient>, signer: PrivateKeySigner, config: LaneConfig) -> Self {
+        let (pending, included) = Default::default();
+        Self { client, signer, config, pending, included, mended: None }
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
@@ -92,7 +104,11 @@ impl Worker {
     }
 
     async fn begin(&mut self, job: Job) {
-        match self.submit(&job.spec).await {
+        let submitted = match self.taken_back(&job.spec).await {
+            Some(submitted) => Ok(submitted),
+            None => self.submit(&job.spec).await,
+        };
+        match submitted {
             Ok(Submitted { nonce, gas_limit, fees, hash, raw }) => {
                 if let Some(taken) = job.taken {
                     // Whoever asked may have gone; the transaction is sent all the same.
@@ -112,10 +128,43 @@ impl Worker {
                     spent_unseen: 0,
                     reply: job.reply,
                 };
+                self.included.remove(&nonce);
                 self.pending.insert(nonce, pending);
             }
             // The caller may have stopped waiting.
             Err(error) => drop(job.reply.send(Err(error))),
+        }
+    }
+
+    /// The same transaction, where it was included and a reorg took it back: the pool may have it again, and with another
+    /// nonce it would be sent twice. Where the pool has lost it, it is [offered again](Self::offer_again).
+    async fn taken_back(&mut self, spec: &TxSpec) -> Option<Submitted> {
+        let known = self.included.iter().find(|(_, included)| is_same(&included.spec, spec));
+        let nonce = *known?.0;
+        let spent = self.client.nonce(self.signer.address(), false).await.ok()?;
+        if spent > nonce || self.pending.contains_key(&nonce) {
+            return None;
+        }
+        let Included { sent, .. } = self.included.remove(&nonce)?;
+        tracing::info!(nonce, hash = %sent.hash, account = %self.signer.address(), "a reorg took a transaction back");
+        // Where the pool has it, this is refused.
+        if let Err(error) = self.client.send_raw_transaction(sent.raw.clone()).await {
+            tracing::debug!(nonce, %error, "a transaction that was taken back was refused");
+        }
+        Some(sent)
+    }
+
+    /// Remembers a transaction that was included.
+    fn remember(&mut self, nonce: u64, pending: &Pending, hash: B256) {
+        // Of one that was replaced only the newest bytes are kept.
+        if pending.hashes.last() != Some(&hash) {
+            return;
+        }
+        let Pending { gas_limit, fees, .. } = *pending;
+        let sent = Submitted { nonce, gas_limit, fees, hash, raw: pending.raw.clone() };
+        self.included.insert(nonce, Included { spec: pending.spec.clone(), sent });
+        if self.included.len() > MAX_INCLUDED {
+            self.included.pop_first();
         }
     }
 
@@ -254,7 +303,12 @@ impl Worker {
         for nonce in nonces {
             let Some(mut pending) = self.pending.remove(&nonce) else { continue };
             match self.settle(nonce, &mut pending, spent, lost).await {
-                Some(result) => drop(pending.reply.send(result)),
+                Some(result) => {
+                    if let Ok(sent) = &result {
+                        self.remember(nonce, &pending, sent.hash);
+                    }
+                    drop(pending.reply.send(result));
+                }
                 None => {
                     self.pending.insert(nonce, pending);
                 }
@@ -372,6 +426,7 @@ impl Worker {
             let Ok((_, raw)) = sign(&filler, terms, &self.signer) else { return };
             match self.client.send_raw_transaction(raw).await {
                 Ok(hash) => {
+                    self.included.remove(&nonce);
                     tracing::warn!(nonce, %hash, account = %self.signer.address(), "a nonce that a reorg freed is filled");
                 }
                 Err(error) => tracing::debug!(nonce, %error, "a filler was refused"),

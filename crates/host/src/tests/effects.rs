@@ -208,6 +208,29 @@ async fn happen_again_with_what_they_left_behind() {
     assert!(!calls[1].interrupted);
 }
 
+/// A transaction can be lost with the blocks above the one that asked for it, e.g. with a node that is killed.
+#[tokio::test]
+async fn happen_again_where_the_chain_lost_the_block_they_ended_in() {
+    let setup = Setup::new(Scripted::default());
+    setup.host.mine(block(&[order(4), order(0)]));
+    setup.settle().await;
+    setup.done(order(4)).await;
+    setup.done(order(0)).await;
+    setup.host.mine_empty(3);
+    setup.settle().await;
+    setup.host.reorg(3, vec![block(&[]), block(&[])]);
+    setup.settle().await;
+    eventually("another look", || setup.state(order(4)) == Some(EffectState::Done(vec![3]))).await;
+    assert_eq!(setup.calls(), 3, "what stands is left alone");
+    // Once all of it is final nothing can be lost.
+    setup.host.mine_empty(40);
+    setup.settle().await;
+    setup.host.reorg(2, vec![block(&[]), block(&[]), block(&[])]);
+    setup.settle().await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(setup.calls(), 3);
+}
+
 #[tokio::test]
 async fn an_attempt_in_flight_is_recorded_though_its_intent_is_gone() {
     let gate = Some(tokio::sync::Semaphore::new(0));
@@ -336,6 +359,6 @@ async fn old_finished_ones_are_forgotten() {
     assert_eq!(setup.state(order(0)), None);
     assert_eq!(setup.state(order(3)), Some(EffectState::Pending), "open ones stay");
     let intent = setup.handler.calls.lock()[0].intent.clone();
-    setup.journal.finish_effect("ledger", &intent, Ending::Dropped("x".into())).unwrap();
+    setup.journal.finish_effect("ledger", &intent, Ending::Dropped("x".into()), 1).unwrap();
     assert_eq!(setup.state(order(0)), Some(EffectState::Withdrawn));
 }

@@ -186,6 +186,30 @@ async fn a_nonce_freed_by_a_reorg_is_filled_with_a_transfer() {
 }
 
 #[tokio::test]
+async fn what_a_reorg_took_back_is_sent_again_as_it_was() {
+    let host = ScriptedHost::new(8200);
+    let patient = LaneConfig { stuck_after: Duration::from_secs(600), ..config(LaneClass::Ordinary) };
+    let lane = lane(&host, patient);
+    let account = lane.account();
+    let first = mining(&host, lane.send(call(1))).await.unwrap();
+    host.set_nonce(account, 1);
+    // The same again is another transaction, as long as the first one stands.
+    let second = mining(&host, lane.send(call(1))).await.unwrap();
+    host.set_nonce(account, 2);
+    assert_ne!(first.hash, second.hash);
+
+    let depth = host.head().number - second.receipt.block.number + 1;
+    host.reorg(depth, vec![BlockContent::default()]);
+    host.set_nonce(account, 1);
+    let again = mining(&host, lane.send(call(1))).await.unwrap();
+    assert_eq!(again.hash, second.hash, "the nonce can be spent once");
+    host.set_nonce(account, 2);
+    mining(&host, lane.send(call(2))).await.unwrap();
+    let nonces: Vec<u64> = decoded(&host).iter().map(Transaction::nonce).collect();
+    assert_eq!(nonces, [0, 1, 1, 2]);
+}
+
+#[tokio::test]
 async fn a_pool_that_lost_a_transaction_gets_it_again_unless_it_would_revert_now() {
     let host = ScriptedHost::new(8200);
     let patient = LaneConfig { stuck_after: Duration::from_secs(600), ..config(LaneClass::Ordinary) };
