@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::watch,
 };
@@ -184,7 +184,7 @@ pub(crate) fn text_message(text: &[u8]) -> Vec<u8> {
 }
 
 /// The next text that the server sends.
-pub(crate) async fn read_text(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+pub(crate) async fn read_text(stream: &mut TcpStream) -> Vec<u8> {
     loop {
         let opcode = stream.read_u8().await.unwrap() & 0x0f;
         let length = match stream.read_u8().await.unwrap() {
