@@ -12,10 +12,10 @@ const EFFECTS: EffectTable = TableDefinition::new("effects");
 /// The intents that are wanted and not finished, so that looking for work reads nothing else.
 const OPEN: TableDefinition<'static, (&'static str, &'static [u8; 32]), ()> =
     TableDefinition::new("effects_open");
-type EndedKey<'a> = (&'a str, u64, &'a [u8; 32]);
+type EndedKey = (&'static str, u64, &'static [u8; 32]);
 /// Those that ended while the chain was at a height, until it is final: where it loses a block at or below that, whatever
 /// ended them may be gone, and they are opened again.
-const ENDED: TableDefinition<'static, EndedKey<'static>, ()> = TableDefinition::new("effects_ended");
+const ENDED: TableDefinition<'static, EndedKey, ()> = TableDefinition::new("effects_ended");
 
 pub(super) fn create_tables(txn: &WriteTransaction) -> Result<(), JournalError> {
     txn.open_table(EFFECTS)?;
@@ -97,7 +97,7 @@ pub(super) struct EffectsView<'txn> {
     name: &'static str,
     effects: redb::Table<'txn, (&'static str, &'static [u8; 32]), &'static [u8]>,
     open: redb::Table<'txn, (&'static str, &'static [u8; 32]), ()>,
-    ended: redb::Table<'txn, EndedKey<'static>, ()>,
+    ended: redb::Table<'txn, EndedKey, ()>,
 }
 
 impl<'txn> EffectsView<'txn> {

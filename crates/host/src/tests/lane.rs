@@ -22,6 +22,11 @@ fn config(class: LaneClass) -> LaneConfig {
     }
 }
 
+/// Nothing is stuck for as long as a test takes.
+fn patient() -> LaneConfig {
+    LaneConfig { stuck_after: Duration::from_secs(600), ..config(LaneClass::Ordinary) }
+}
+
 fn lane(host: &ScriptedHost, config: LaneConfig) -> Arc<TxLane> {
     let signer = PrivateKeySigner::from_bytes(&B256::repeat_byte(5)).unwrap();
     Arc::new(TxLane::with_config(host.client(), signer, config))
@@ -52,8 +57,7 @@ async fn mining<T>(host: &ScriptedHost, work: impl Future<Output = T>) -> T {
 #[tokio::test]
 async fn gives_out_nonces_in_order_and_waits_for_inclusion() {
     let host = ScriptedHost::new(8200);
-    let patient = LaneConfig { stuck_after: Duration::from_secs(600), ..config(LaneClass::Ordinary) };
-    let lane = lane(&host, patient);
+    let lane = lane(&host, patient());
     host.set_nonce(lane.account(), 7);
     let sends = futures::future::try_join_all((0..5).map(|tag| lane.send(call(tag))));
     let sent = mining(&host, sends).await.unwrap();
@@ -122,8 +126,7 @@ async fn refusals_are_sorted() {
         }),
         None => Ok(()),
     });
-    let patient = LaneConfig { stuck_after: Duration::from_secs(600), ..config(LaneClass::Ordinary) };
-    let lane = lane(&host, patient);
+    let lane = lane(&host, patient());
     mining(&host, lane.send(call(1))).await.unwrap();
     assert_eq!(host.sent().len(), 1);
 
@@ -140,8 +143,7 @@ async fn refusals_are_sorted() {
 #[tokio::test]
 async fn a_lost_answer_does_not_make_a_second_transaction() {
     let host = ScriptedHost::new(8200);
-    let patient = LaneConfig { stuck_after: Duration::from_secs(600), ..config(LaneClass::Ordinary) };
-    let lane = lane(&host, patient);
+    let lane = lane(&host, patient());
     let account = lane.account();
     host.lose_answers(3);
     let sending = tokio::spawn(async move { lane.send(call(1)).await });
@@ -156,8 +158,7 @@ async fn a_lost_answer_does_not_make_a_second_transaction() {
 #[tokio::test]
 async fn a_nonce_spent_by_somebody_else_is_said() {
     let host = ScriptedHost::new(8200);
-    let patient = LaneConfig { stuck_after: Duration::from_secs(600), ..config(LaneClass::Ordinary) };
-    let lane = lane(&host, patient);
+    let lane = lane(&host, patient());
     let account = lane.account();
     let sending = tokio::spawn(async move { lane.send(call(1)).await });
     eventually("a transaction", || host.sent().len() == 1).await;
@@ -169,8 +170,7 @@ async fn a_nonce_spent_by_somebody_else_is_said() {
 #[tokio::test]
 async fn a_nonce_freed_by_a_reorg_is_filled_with_a_transfer() {
     let host = ScriptedHost::new(8200);
-    let patient = LaneConfig { stuck_after: Duration::from_secs(600), ..config(LaneClass::Ordinary) };
-    let lane = lane(&host, patient);
+    let lane = lane(&host, patient());
     let account = lane.account();
     host.set_nonce(account, 3);
     let sending = tokio::spawn(async move { lane.send(call(1)).await });
@@ -188,8 +188,7 @@ async fn a_nonce_freed_by_a_reorg_is_filled_with_a_transfer() {
 #[tokio::test]
 async fn what_a_reorg_took_back_is_sent_again_as_it_was() {
     let host = ScriptedHost::new(8200);
-    let patient = LaneConfig { stuck_after: Duration::from_secs(600), ..config(LaneClass::Ordinary) };
-    let lane = lane(&host, patient);
+    let lane = lane(&host, patient());
     let account = lane.account();
     let first = mining(&host, lane.send(call(1))).await.unwrap();
     host.set_nonce(account, 1);
@@ -212,8 +211,7 @@ async fn what_a_reorg_took_back_is_sent_again_as_it_was() {
 #[tokio::test]
 async fn a_pool_that_lost_a_transaction_gets_it_again_unless_it_would_revert_now() {
     let host = ScriptedHost::new(8200);
-    let patient = LaneConfig { stuck_after: Duration::from_secs(600), ..config(LaneClass::Ordinary) };
-    let lane = lane(&host, patient);
+    let lane = lane(&host, patient());
     let sends: Vec<_> = (0..2)
         .map(|tag| {
             let lane = Arc::clone(&lane);
