@@ -44,8 +44,11 @@ fn timed<R>(work: impl FnOnce() -> R) -> Duration {
     spent() - before
 }
 
-/// Each has four events in the measured block: submitted, acknowledged, completed, released.
+/// Jobs submitted in a block. Each has four events, in four blocks after another: submitted, acknowledged, completed,
+/// released.
 const JOBS: u64 = 2_500;
+/// A contract's `AckTimeout` and the like, seconds: what everything is that the bench does not set.
+const TIMEOUT: u64 = 1_000;
 /// Registrations and sessions a block while the directory is filled.
 const BATCH: u64 = 10_000;
 const BLOCK_SECONDS: u64 = 2;
@@ -90,7 +93,7 @@ impl Chain {
             number: self.number,
             hash: keccak256(self.number.to_be_bytes()),
             parent_hash: self.tip,
-            timestamp: 1_000 + self.number * BLOCK_SECONDS,
+            timestamp: self.time().to(),
             logs,
             blobs: Vec::new(),
             reads: Vec::new(),
@@ -118,40 +121,93 @@ impl Chain {
                 Session { user: worker, modelId: model().0, worker, ..Session::default() }.abi_encode()
             }
             AIConfig::getBlobRetentionPeriodCall::SELECTOR => U256::from(RETENTION_SECONDS).abi_encode(),
-            _ => U256::from(1_000).abi_encode(),
+            _ => U256::from(TIMEOUT).abi_encode(),
         };
         StateRead { call, success: true, output: output.into() }
     }
 
-    /// Jobs that are submitted, acknowledged, completed and released in one block.
+    /// A block in which so many jobs are submitted, and those of the block before acknowledged, of the one before that
+    /// completed, of the one before that released; in the order of blocks that are full of everything.
     fn busy_block(&mut self) -> FeedBlock {
-        let to = deployment().job_registry;
-        let mut logs = Vec::new();
-        self.records.clear();
-        for n in self.jobs..self.jobs + JOBS {
-            let (id, session, worker) = (U256::from(n), U256::from(n % WORKERS), worker(n % WORKERS));
-            let job = Job { sessionId: session, worker, state: 6, ..Job::default() };
-            self.records.insert(id, job);
-            push(&mut logs, to, &JobRegistry::JobSubmitted { jobId: id, sessionId: session, worker });
-            push(&mut logs, to, &JobRegistry::JobAcknowledged { jobId: id, worker });
-            let completed = JobRegistry::JobCompleted {
-                jobId: id,
-                worker,
-                responseBlobHash: B256::repeat_byte(1),
-                responseCiphertextHash: B256::repeat_byte(2),
-            };
-            push(&mut logs, to, &completed);
-            let share = U256::ZERO;
-            let released = JobRegistry::JobReleased {
-                jobId: id,
-                workerShare: share,
-                protocolShare: share,
-                feePoolShare: share,
-            };
-            push(&mut logs, to, &released);
-        }
+        let (first, now) = (self.jobs, self.time());
         self.jobs += JOBS;
-        self.block(logs)
+        let mut logs = Vec::new();
+        for n in first..self.jobs {
+            self.submit(&mut logs, n, now);
+            let earlier = |blocks: u64| n.checked_sub(blocks * JOBS);
+            earlier(1).into_iter().for_each(|n| self.acknowledge(&mut logs, n, now));
+            earlier(2).into_iter().for_each(|n| self.complete(&mut logs, n, now));
+            earlier(3).into_iter().for_each(|n| self.release(&mut logs, n));
+        }
+        let block = self.block(logs);
+        let released = |n: &u64| n + 3 * JOBS < self.jobs;
+        self.records.retain(|id, _| !released(&id.to()));
+        block
+    }
+
+    fn submit(&mut self, logs: &mut Vec<FeedLog>, n: u64, now: U256) {
+        let (id, session, worker) = (U256::from(n), U256::from(n % WORKERS), worker(n % WORKERS));
+        let job = Job {
+            sessionId: session,
+            worker,
+            escrowedFee: U256::from(1_000_000_000_000_000_000u64),
+            promptBlobHash: keccak256(n.to_be_bytes()),
+            submittedAt: now,
+            deadline: now + U256::from(TIMEOUT),
+            submitBlockNumber: U256::from(self.number),
+            ..Job::default()
+        };
+        self.records.insert(id, job);
+        push(
+            logs,
+            deployment().job_registry,
+            &JobRegistry::JobSubmitted { jobId: id, sessionId: session, worker },
+        );
+    }
+
+    fn acknowledge(&mut self, logs: &mut Vec<FeedLog>, n: u64, now: U256) {
+        let id = U256::from(n);
+        let job = self.records.get_mut(&id).unwrap();
+        (job.state, job.ackTimestamp, job.deadline) = (1, now, now + U256::from(2 * TIMEOUT));
+        push(
+            logs,
+            deployment().job_registry,
+            &JobRegistry::JobAcknowledged { jobId: id, worker: job.worker },
+        );
+    }
+
+    fn complete(&mut self, logs: &mut Vec<FeedLog>, n: u64, now: U256) {
+        let id = U256::from(n);
+        let job = self.records.get_mut(&id).unwrap();
+        (job.state, job.completedAt) = (2, now);
+        job.responseBlobHash = keccak256(job.promptBlobHash);
+        job.responseCiphertextHash = keccak256(job.responseBlobHash);
+        let completed = JobRegistry::JobCompleted {
+            jobId: id,
+            worker: job.worker,
+            responseBlobHash: job.responseBlobHash,
+            responseCiphertextHash: job.responseCiphertextHash,
+        };
+        push(logs, deployment().job_registry, &completed);
+    }
+
+    fn release(&mut self, logs: &mut Vec<FeedLog>, n: u64) {
+        let id = U256::from(n);
+        let job = self.records.get_mut(&id).unwrap();
+        let share = job.escrowedFee / U256::from(4);
+        (job.state, job.escrowedFee) = (6, U256::ZERO);
+        let released = JobRegistry::JobReleased {
+            jobId: id,
+            workerShare: share,
+            protocolShare: share,
+            feePoolShare: share,
+        };
+        push(logs, deployment().job_registry, &released);
+    }
+
+    /// Block time of the block that is next.
+    fn time(&self) -> U256 {
+        U256::from(1_000 + self.number * BLOCK_SECONDS)
     }
 }
 
