@@ -2,9 +2,10 @@
 //! shares the rest with it.
 
 use crate::{
-    core::DispatchCore,
+    core::{DispatchCore, Positions},
     error::DispatchError,
-    snapshot::{DrawnWorker, Snapshot},
+    heartbeats::Heard,
+    snapshot::{Snapshot, row},
 };
 use alloy_primitives::{Address, U256, map::AddressMap};
 use lcai_host::BlockRef;
@@ -28,13 +29,6 @@ struct Rules {
     min_worker_stake: U256,
     max_concurrent_jobs: u64,
     enabled: bool,
-}
-
-/// Positions in the logs of changes of the core's tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Positions {
-    workers: u64,
-    health: u64,
 }
 
 #[derive(Debug)]
@@ -61,6 +55,19 @@ impl Silence {
             self.noted.insert(worker, heard_at);
             self.by_time.entry(heard_at).or_default().push(worker);
         }
+    }
+
+    /// Notes of workers when they were heard; gives their heartbeats.
+    fn listen(&mut self, core: &DispatchCore, time: u64, workers: Vec<Address>) -> Vec<Heard> {
+        let known = workers.into_iter().filter_map(|worker| Some((worker, core.health_of(&worker)?)));
+        known
+            .map(|(worker, health)| {
+                if core.is_heard_recently(health.heard_at, time) {
+                    self.note(worker, health.heard_at);
+                }
+                (worker, health.heartbeat.clone())
+            })
+            .collect()
     }
 
     /// Adds to `stale` who was not heard for too long at `time`.
@@ -91,7 +98,7 @@ impl Directories {
         block: BlockRef,
         model: ModelId,
     ) -> Result<Arc<Snapshot>, DispatchError> {
-        let (rules, now) = (rules(core, &model)?, positions(core));
+        let (rules, now) = (rules(core, &model)?, core.positions());
         if let Some(kept) = self.kept.remove(&model) {
             let unchanged = kept.rules == rules && kept.read == now && kept.snapshot.block == block;
             let next = if unchanged { Some(kept) } else { kept.next(core, block, rules) };
@@ -120,11 +127,6 @@ fn rules(core: &DispatchCore, model: &ModelId) -> Result<Rules, DispatchError> {
     })
 }
 
-fn positions(core: &DispatchCore) -> Positions {
-    let [workers, health] = core.positions();
-    Positions { workers, health }
-}
-
 impl Kept {
     /// Brought up to a block; `None` when what changed is not known and everything must be looked at.
     fn next(mut self, core: &DispatchCore, block: BlockRef, rules: Rules) -> Option<Self> {
@@ -132,26 +134,34 @@ impl Kept {
         if self.rules != rules || time < self.snapshot.block_time {
             return None;
         }
-        let (records, heartbeats) = core.changed_since(self.read.workers, self.read.health)?;
-        let mut changed = [records, heartbeats].concat();
-        self.silence.advance(core, time, &mut changed);
-        changed.sort_unstable();
-        changed.dedup();
+        let changed = core.changed_since(&self.read)?;
+        let mut stale = Vec::new();
+        self.silence.advance(core, time, &mut stale);
         let model = self.snapshot.model_id;
         // Without anybody who holds the last snapshot this is its own directory, else a copy that shares.
         let mut members = Arc::unwrap_or_clone(self.snapshot).workers;
-        for worker in changed {
-            let Some(listed) = core.worker(&worker).filter(|w| w.models.contains(&model)) else {
-                members.remove(&worker);
-                continue;
-            };
-            let health = core.health_of(&worker);
-            members.set(DrawnWorker::new(core, worker, listed, health, &model));
-            if let Some(health) = health.filter(|h| core.is_heard_recently(h.heard_at, time)) {
-                self.silence.note(worker, health.heard_at);
+        let mut heard = Vec::new();
+        for worker in changed.workers.iter().chain(changed.standings) {
+            match core.worker(worker).filter(|listed| listed.models.contains(&model)) {
+                Some(listed) => {
+                    let (record, load) = row(core, *worker, listed, &model);
+                    members.set(record, load);
+                    heard.push(*worker);
+                }
+                None => members.remove(worker),
             }
         }
+        for worker in changed.health.iter().chain(&stale) {
+            let capacity = core.capacity(core.health_of(worker), time);
+            if members.load(worker, |load| load.capacity = capacity) {
+                heard.push(*worker);
+            }
+        }
+        for worker in changed.open_jobs {
+            members.load(worker, |load| load.open_jobs = core.open_jobs_of(worker));
+        }
+        members.heard(self.silence.listen(core, time, heard));
         let snapshot = Arc::new(Snapshot::new(block, time, model, members));
-        Some(Self { snapshot, rules, read: positions(core), silence: self.silence })
+        Some(Self { snapshot, rules, read: core.positions(), silence: self.silence })
     }
 }

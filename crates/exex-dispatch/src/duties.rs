@@ -4,7 +4,9 @@
 //! whomever; until then it is asked for again, later each time. What a block's gas budget does not pay for waits. The
 //! cheapest duties go first, and a quarter of the budget is the dear ones', so that neither keeps the other from being done.
 
-use lcai_host::{AnyTable, Table};
+use crate::agenda::Agenda;
+use alloy_primitives::map::HashMap;
+use lcai_host::{AnyTable, Index, Indexed, Table};
 use lcai_primitives::ids::{JobId, SessionId};
 use serde::{Deserialize, Serialize};
 
@@ -162,12 +164,32 @@ impl DutyLimits {
     }
 }
 
+/// The duties by the block time after which they are due.
+#[derive(Debug, Default)]
+struct Queue(Agenda<DutyKey>);
+
+impl Index<DutyKey, Entry> for Queue {
+    type Trace = u64;
+
+    fn trace(entry: &Entry) -> u64 {
+        entry.next
+    }
+
+    fn follow(&mut self, key: &DutyKey, before: Option<u64>, after: Option<u64>) {
+        if let Some(next) = after.filter(|next| before != Some(*next)) {
+            self.0.add(next, *key);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
 /// The schedule.
 #[derive(Debug)]
 pub struct Duties {
-    entries: Table<DutyKey, Entry>,
-    /// By the block time after which they are due.
-    queue: Table<(u64, DutyKey), u8>,
+    entries: Indexed<DutyKey, Entry, Queue, HashMap<DutyKey, Entry>>,
     budget: Table<u8, Budget>,
 }
 
@@ -179,28 +201,19 @@ impl Default for Duties {
 
 impl Duties {
     /// Nothing to do.
-    pub const fn new() -> Self {
-        Self { entries: Table::new("duties"), queue: Table::new("duty queue"), budget: Table::new("gas") }
+    pub fn new() -> Self {
+        Self { entries: Indexed::new("duties"), budget: Table::new("gas") }
     }
 
     /// Sets what is next for a job or session; `None`: nothing. The same plan again keeps its attempts.
     pub fn plan(&mut self, key: DutyKey, plan: Option<Plan>) {
-        let known = self.entries.get(&key).copied();
-        if known.map(|entry| entry.plan) == plan {
+        if self.planned(&key) == plan {
             return;
         }
-        if let Some(entry) = known {
-            self.queue.remove(&(entry.next, key));
-            self.entries.remove(&key);
+        match plan {
+            Some(plan) => self.entries.insert(key, Entry { plan, attempts: 0, next: plan.after }),
+            None => drop(self.entries.remove(&key)),
         }
-        if let Some(plan) = plan {
-            self.enqueue(key, Entry { plan, attempts: 0, next: plan.after });
-        }
-    }
-
-    fn enqueue(&mut self, key: DutyKey, entry: Entry) {
-        self.queue.insert((entry.next, key), 0);
-        self.entries.insert(key, entry);
     }
 
     /// What is planned for a job or session.
@@ -210,12 +223,12 @@ impl Duties {
 
     /// How many are planned.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.rows().len()
     }
 
     /// Whether nothing is planned.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.rows().is_empty()
     }
 
     /// What to do now, cheapest first and within the gas budget; each is planned again for a later attempt.
@@ -242,11 +255,14 @@ impl Duties {
     }
 
     /// What is due, cheapest first, then by time: so many of each class.
-    fn due(&self, now: u64) -> Vec<(DutyKey, Duty)> {
+    fn due(&mut self, now: u64) -> Vec<(DutyKey, Duty)> {
         let (mut cheap, mut dear) = (0usize, 0usize);
-        let waiting = self.queue.iter().take_while(|((at, _), _)| *at < now).take(MAX_LOOKED_AT);
+        let (entries, queue) = self.entries.tidy();
+        let holds = |at: u64, key: &DutyKey| entries.get(key).is_some_and(|entry| entry.next == at);
+        let waiting = queue.0.due(now, MAX_LOOKED_AT, holds);
         let mut due: Vec<(u64, DutyKey, Duty)> = waiting
-            .filter_map(|((at, key), _)| Some((*at, *key, current(self.entries.get(key)?, now))))
+            .into_iter()
+            .filter_map(|(at, key)| Some((at, key, current(entries.get(&key)?, now))))
             .filter(|(_, _, duty)| {
                 let count = if duty.is_dear() { &mut dear } else { &mut cheap };
                 *count += 1;
@@ -258,16 +274,15 @@ impl Duties {
     }
 
     fn postpone(&mut self, key: DutyKey, now: u64, retry: u64) {
-        let Some(mut entry) = self.entries.get(&key).copied() else { return };
-        self.queue.remove(&(entry.next, key));
-        entry.next = now.saturating_add(retry << entry.attempts.min(MAX_DOUBLINGS));
-        entry.attempts = entry.attempts.saturating_add(1);
-        self.enqueue(key, entry);
+        self.entries.update(&key, |entry| {
+            entry.next = now.saturating_add(retry << entry.attempts.min(MAX_DOUBLINGS));
+            entry.attempts = entry.attempts.saturating_add(1);
+        });
     }
 
     /// Its tables, for [`lcai_host::Extension::tables`].
-    pub fn tables(&mut self) -> [&mut dyn AnyTable; 3] {
-        [&mut self.entries, &mut self.queue, &mut self.budget]
+    pub fn tables(&mut self) -> [&mut dyn AnyTable; 2] {
+        [&mut self.entries, &mut self.budget]
     }
 }
 

@@ -91,7 +91,7 @@ fn lives(count: usize) -> Vec<Life> {
             life.lost_bps += 200 << offences.min(4);
         }
         at = apply_block(&mut world, &mut core);
-        life.standing_bps = core.worker(&worker(HOSTILE)).unwrap().standing_bps;
+        life.standing_bps = core.standing_of(&worker(HOSTILE));
         assert!(Snapshot::of(&core, at, model()).unwrap().candidates().all(|w| w.worker != worker(HOSTILE)));
         world.reinstate(HOSTILE);
         at = apply_block(&mut world, &mut core);

@@ -6,13 +6,16 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod agenda;
 mod core;
 mod directory;
 pub mod duties;
 mod error;
+mod heartbeats;
 #[cfg(test)]
 mod hostile_tests;
 mod keeper;
+mod jobs;
 mod key_update;
 mod members;
 mod mismatch;

@@ -58,9 +58,7 @@ impl ReadPlan for DispatchPlan {
         for session in touched.sessions {
             calls.push(session_call(&self.deployment, session));
         }
-        for job in touched.jobs {
-            calls.push(job_call(&self.deployment, job));
-        }
+        calls.extend(touched_jobs(block, &self.deployment).map(|job| job_call(&self.deployment, job)));
         if let Some(manager) = self.deployment.session_manager {
             calls.extend(touched.requests.iter().map(|request| request_call(manager, *request)));
         }
@@ -71,14 +69,25 @@ impl ReadPlan for DispatchPlan {
     }
 }
 
-/// What the logs of a block are about, each in ascending order.
+/// The jobs that a block's logs are about, in ascending order.
+fn touched_jobs(block: &FeedBlock, deployment: &Deployment) -> impl Iterator<Item = U256> {
+    let logs = block.logs.iter().filter(|log| log.address == deployment.job_registry);
+    let about_a_job = |log: &&FeedLog| topic0(log).is_some_and(|signature| JOB_EVENTS.contains(&signature));
+    let ids = logs.filter(about_a_job).filter_map(|log| log.topics.get(1));
+    // Sorted once: a job can have several events in a block, and a block has thousands of them.
+    let mut jobs: Vec<U256> = ids.map(|id| U256::from_be_bytes(id.0)).collect();
+    jobs.sort_unstable();
+    jobs.dedup();
+    jobs.into_iter()
+}
+
+/// What the logs of a block are about beside jobs, each in ascending order.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
     pub(crate) config: bool,
     pub(crate) models: BTreeSet<ModelId>,
     pub(crate) workers: BTreeSet<Address>,
     pub(crate) sessions: Vec<U256>,
-    pub(crate) jobs: Vec<U256>,
     /// Owners of new sessions.
     pub(crate) users: BTreeSet<Address>,
     /// Sortition requests.
@@ -105,21 +114,15 @@ impl Touched {
                 touched.workers.extend(log.topics.get(1).map(|t| Address::from_word(*t)));
             }
         }
-        // Sorted once: a job has several events in a block, and a block has thousands of them.
-        for ids in [&mut touched.sessions, &mut touched.jobs] {
-            ids.sort_unstable();
-            ids.dedup();
-        }
+        touched.sessions.sort_unstable();
+        touched.sessions.dedup();
         touched
     }
 
     fn job_registry(&mut self, log: &FeedLog) {
         let (Some(signature), Some(first)) = (topic0(log), log.topics.get(1)) else { return };
-        let id = U256::from_be_bytes(first.0);
-        if JOB_EVENTS.contains(&signature) {
-            self.jobs.push(id);
-        } else if SESSION_EVENTS.contains(&signature) {
-            self.sessions.push(id);
+        if SESSION_EVENTS.contains(&signature) {
+            self.sessions.push(U256::from_be_bytes(first.0));
         }
         if signature == JobRegistry::SessionCreated::SIGNATURE_HASH {
             self.users.extend(log.topics.get(2).map(|user| Address::from_word(*user)));
@@ -151,6 +154,11 @@ pub(crate) fn request_id(log: &FeedLog) -> Option<U256> {
 
 pub(crate) fn topic0(log: &FeedLog) -> Option<B256> {
     log.topics.first().copied()
+}
+
+/// An indexed number, unless no chain reaches it.
+pub(crate) fn u64_topic(log: &FeedLog, index: usize) -> Option<u64> {
+    u64::try_from(U256::from_be_bytes(log.topics.get(index)?.0)).ok()
 }
 
 fn ai_config_model(log: &FeedLog) -> Option<ModelId> {

@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, B256, Bytes, U256};
 use lcai_host::BlockRef;
 use lcai_primitives::{
-    contracts::{JobState, RequestStatus, SessionStatus},
+    contracts::{Deployment, JobState, RequestStatus, SessionStatus},
     eip712::SignedHeartbeat,
     ids::{JobId, ModelId, SessionId, Subject},
 };
@@ -34,10 +34,6 @@ pub struct Worker {
     pub reputation: u64,
     /// Models it has listed.
     pub models: BTreeSet<ModelId>,
-    /// Jobs submitted or acknowledged, counted from events.
-    pub open_jobs: u64,
-    /// How it has been doing, basis points by which its score counts in a draw: see [`crate::standing`].
-    pub standing_bps: u32,
 }
 
 /// How long a worker takes for a model, measured on chain: from acknowledgement to completion.
@@ -88,6 +84,35 @@ impl WorkerState {
     }
 }
 
+/// What a worker takes, by its newest heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Capacity {
+    /// So many jobs at once.
+    Jobs(u32),
+    /// No new sessions.
+    Draining,
+    /// Nothing: its model backend does not answer.
+    Unready,
+    /// Not known.
+    Stale,
+    /// Not asked: something else decided.
+    Any,
+}
+
+impl Capacity {
+    /// What a worker is doing that has so many jobs open.
+    pub(crate) const fn state(self, open_jobs: u64) -> WorkerState {
+        match self {
+            Self::Any => WorkerState::Ready,
+            Self::Jobs(most) if open_jobs < most as u64 => WorkerState::Ready,
+            Self::Jobs(_) => WorkerState::Busy,
+            Self::Draining => WorkerState::Draining,
+            Self::Unready => WorkerState::Unready,
+            Self::Stale => WorkerState::Stale,
+        }
+    }
+}
+
 /// What a keeper account earned and withdrew, wei, from `KeeperBountyPaid` and `WorkerWithdrawal`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounties {
@@ -124,13 +149,12 @@ pub struct Session {
     pub first_worker: Address,
     /// Active, reassigning, closed.
     pub status: SessionStatus,
-    /// Its jobs, oldest first.
-    pub jobs: Vec<JobId>,
     /// Transaction that created it.
     pub create_transaction: B256,
     /// Block that created it.
     pub created_in: BlockRef,
-    /// Block time of its creation, newest job or newest keys, unix seconds.
+    /// Block time of its creation, newest keys, or newest job that is not kept any more, unix seconds; see
+    /// [`crate::DispatchCore::last_activity`].
     pub last_activity: u64,
     /// How often it got another worker.
     pub reassign_count: u64,
@@ -179,6 +203,7 @@ pub struct Job {
     /// Where it is in its life.
     pub state: JobState,
     /// Fee in escrow, wei.
+    #[serde(with = "short_word")]
     pub escrowed_fee: U256,
     /// Versioned hash of the prompt blob.
     pub prompt_blob_hash: B256,
@@ -204,13 +229,74 @@ pub struct Job {
     pub submitted_in: BlockRef,
     /// Block that completed it.
     pub completed_in: Option<BlockRef>,
-    /// Its identity across forks.
-    pub subject: Subject,
+    /// Block time after which no dispute can need it, once it has ended, unix seconds.
+    pub forget_after: Option<u64>,
 }
 
 impl Job {
     /// Submitted or acknowledged: it occupies one of its worker's slots.
     pub const fn is_open(&self) -> bool {
         matches!(self.state, JobState::Submitted | JobState::Acknowledged)
+    }
+
+    /// Its identity across forks, under its number.
+    pub fn subject(&self, deployment: &Deployment, id: JobId) -> Subject {
+        Subject {
+            chain_id: deployment.chain_id,
+            contract: deployment.job_registry,
+            job_id: id,
+            session_id: self.session_id,
+            prompt_blob_hash: self.prompt_blob_hash,
+            submit_tx_hash: self.submit_tx.unwrap_or_default(),
+        }
+    }
+}
+
+/// A word without its leading zeros: a job's row is written with each of its events.
+mod short_word {
+    use alloy_primitives::U256;
+    use serde::{Deserializer, Serializer, de};
+    use std::fmt;
+
+    pub(super) fn serialize<S: Serializer>(word: &U256, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: [u8; 32] = word.to_be_bytes();
+        serializer.serialize_bytes(bytes.get(word.leading_zeros() / 8..).unwrap_or_default())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<U256, D::Error> {
+        deserializer.deserialize_bytes(Bytes)
+    }
+
+    struct Bytes;
+
+    impl de::Visitor<'_> for Bytes {
+        type Value = U256;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("at most 32 bytes")
+        }
+
+        fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<U256, E> {
+            U256::try_from_be_slice(bytes).ok_or_else(|| E::invalid_length(bytes.len(), &self))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Word(#[serde(with = "short_word")] U256);
+
+    proptest! {
+        #[test]
+        fn a_word_without_its_zeros_is_the_word(limbs: [u64; 4], shift in 0..257usize) {
+            let word = Word(U256::from_limbs(limbs) >> shift);
+            let bytes = postcard::to_stdvec(&word).unwrap();
+            prop_assert_eq!(bytes.len(), 1 + word.0.byte_len());
+            prop_assert_eq!(postcard::from_bytes::<Word>(&bytes).unwrap(), word);
+        }
     }
 }

@@ -3,8 +3,8 @@
 use crate::{
     core::DispatchCore,
     error::DispatchError,
-    members::Members,
-    records::{Worker, WorkerHealth, WorkerState},
+    members::{Load, Members, Record},
+    records::Worker,
     standing::weighed_score,
 };
 use alloy_primitives::{Address, B256, U256, keccak256};
@@ -36,28 +36,6 @@ pub struct DrawnWorker {
 }
 
 impl DrawnWorker {
-    pub(crate) fn new(
-        core: &DispatchCore,
-        address: Address,
-        worker: &Worker,
-        health: Option<&WorkerHealth>,
-        model: &ModelId,
-    ) -> Self {
-        let why_not = core.ineligible_because(worker, model).or_else(|| {
-            let state = core.state_by(worker, health);
-            (state != WorkerState::Ready).then(|| unready(state, worker.open_jobs))
-        });
-        Self {
-            worker: address,
-            stake: worker.stake,
-            score: worker.reputation,
-            standing_bps: worker.standing_bps,
-            open_jobs: worker.open_jobs,
-            heartbeat: health.map(|h| h.heartbeat.clone()),
-            why_not: why_not.map(Cow::Borrowed),
-        }
-    }
-
     /// What its score counts: score × standing.
     pub fn reputation(&self) -> u64 {
         weighed_score(self.score, self.standing_bps)
@@ -70,16 +48,17 @@ impl DrawnWorker {
     }
 }
 
-const fn unready(state: WorkerState, open_jobs: u64) -> &'static str {
-    match state {
-        WorkerState::Ready => "ready",
-        WorkerState::Busy if open_jobs == 0 => "wants no jobs",
-        WorkerState::Busy => "busy: as many open jobs as it may or wants to have",
-        WorkerState::Draining => "draining: it takes no new sessions",
-        WorkerState::Unready => "its model backend does not answer",
-        WorkerState::Stale => "stale: no recent heartbeat",
-        WorkerState::Jailed => "suspended",
-    }
+/// What a draw of the model goes by of a worker.
+pub(crate) fn row(core: &DispatchCore, address: Address, worker: &Worker, model: &ModelId) -> (Record, Load) {
+    let record = Record {
+        worker: address,
+        stake: worker.stake,
+        score: worker.reputation,
+        standing_bps: core.standing_of(&address),
+        why_not: core.ineligible_because(worker, model).map(Cow::Borrowed),
+    };
+    let capacity = core.capacity(core.health_of(&address), core.block_time());
+    (record, Load { open_jobs: core.open_jobs_of(&address), capacity })
 }
 
 /// Everything a draw of one model at one block decides by.
@@ -127,14 +106,12 @@ impl Snapshot {
     pub fn of(core: &DispatchCore, block: BlockRef, model: ModelId) -> Result<Self, DispatchError> {
         let min_worker_stake = core.known_params()?.min_worker_stake;
         let stake_cap = min_worker_stake.saturating_mul(U256::from(STAKE_CAP_IN_MINIMUMS));
-        let workers = core
-            .workers()
-            .filter(|(_, worker)| worker.models.contains(&model))
-            .map(|(address, worker)| {
-                DrawnWorker::new(core, *address, worker, core.health_of(address), &model)
-            })
+        let listed = || core.workers().filter(|(_, worker)| worker.models.contains(&model));
+        let workers = listed().map(|(address, worker)| row(core, *address, worker, &model)).collect();
+        let heard = listed()
+            .filter_map(|(address, _)| Some((*address, core.health_of(address)?.heartbeat.clone())))
             .collect();
-        Ok(Self::new(block, core.block_time(), model, Members::of(stake_cap, workers)))
+        Ok(Self::new(block, core.block_time(), model, Members::of(stake_cap, workers, heard)))
     }
 
     pub(crate) fn new(block: BlockRef, block_time: u64, model_id: ModelId, workers: Members) -> Self {
@@ -150,17 +127,17 @@ impl Snapshot {
         stake_cap: U256,
         workers: Vec<DrawnWorker>,
     ) -> Self {
-        Self::new(block, 1, model_id, Members::of(stake_cap, workers))
+        Self::new(block, 1, model_id, Members::of_drawn(stake_cap, workers))
     }
 
     /// The candidates, ordered by address.
-    pub fn candidates(&self) -> impl Iterator<Item = &DrawnWorker> {
-        self.workers.iter().filter(|worker| worker.why_not.is_none())
+    pub fn candidates(&self) -> impl Iterator<Item = DrawnWorker> {
+        self.workers.candidates()
     }
 
     /// Whether the worker can be drawn.
     pub fn has_candidate(&self, worker: &Address) -> bool {
-        self.workers.get(worker).is_some_and(|w| w.why_not.is_none())
+        self.workers.has_candidate(worker)
     }
 
     /// The draw of `lcai_primitives::draw`, by the sums of pages and then by the weights of one page.
@@ -192,7 +169,7 @@ impl Snapshot {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
         let Encoded { block, block_time, model_id, stake_cap, workers } = postcard::from_bytes(bytes)?;
-        Ok(Self::new(block, block_time, model_id, Members::of(stake_cap, workers)))
+        Ok(Self::new(block, block_time, model_id, Members::of_drawn(stake_cap, workers)))
     }
 }
 

@@ -18,6 +18,7 @@ mod executor;
 mod extension;
 mod feed;
 mod host;
+mod indexed;
 mod journal;
 mod lane;
 mod runner;
@@ -36,6 +37,7 @@ pub use executor::{Clock, EffectExecutor, EffectQueue, ExecutorConfig, SystemClo
 pub use extension::{Effects, Extension, ReadPlan};
 pub use feed::{FeedConfig, FeedError, FeedState, FeedWriter, Watchdog, WatchdogConfig};
 pub use host::{CanonicalHashes, HostClient, HostNotification, HostNotifier, Receipt, TransactionRequest};
+pub use indexed::{Index, Indexed};
 pub use journal::{
     EffectState, FORMAT_VERSION, FeedStep, Journal, JournalError, JournalIdentity, KeyValue, PutOutcome,
     Records,
@@ -43,5 +45,5 @@ pub use journal::{
 pub use lane::{LaneClass, LaneConfig, LaneError, Sent, TxLane, TxSpec};
 pub use runner::{BlockEvent, ExtensionHandle, ExtensionRunner, RunnerConfig, RunnerError};
 pub use supervisor::{FailedTask, RestartPolicy, Supervisor, TaskError};
-pub use table::{AnyTable, RawChange, Table};
+pub use table::{AnyTable, HashTable, KeyLog, RawChange, Rows, Table};
 pub use walk::{ChainReader, ChainWalker, WalkConfig};

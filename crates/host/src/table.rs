@@ -1,10 +1,14 @@
 //! In-memory tables that remember what changed, so that undo and persistence follow from use.
 
 use crate::CoreError;
+use alloy_primitives::map::HashMap;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, btree_map},
     fmt,
+    hash::Hash,
+    marker::PhantomData,
+    ops::Range,
 };
 
 /// One changed row, encoded with postcard.
@@ -33,72 +37,146 @@ pub trait AnyTable: Send + Sync {
 /// Most keys a [`KeyLog`] holds.
 const KEY_LOG_CAP: usize = 1 << 17;
 
-/// The keys of rows that changed, oldest first, repeated ones included.
-#[derive(Clone)]
-struct KeyLog<K> {
+/// The keys of rows that changed, oldest first, repeated ones included: so many of the newest.
+#[derive(Debug, Clone)]
+pub struct KeyLog<K> {
     /// Position of the first that is held.
     start: u64,
     keys: Vec<K>,
 }
 
+impl<K> Default for KeyLog<K> {
+    fn default() -> Self {
+        Self { start: 0, keys: Vec::new() }
+    }
+}
+
 impl<K> KeyLog<K> {
-    const fn position(&self) -> u64 {
+    /// Where the log is now; grows with every key.
+    pub const fn position(&self) -> u64 {
         self.start.saturating_add(self.keys.len() as u64)
     }
 
-    fn push(&mut self, key: K) {
+    /// The keys since a position; `None` when they are not known any more.
+    pub fn since(&self, position: u64) -> Option<&[K]> {
+        let skip = usize::try_from(position.checked_sub(self.start)?).ok()?;
+        self.keys.get(skip..)
+    }
+
+    /// Notes a key.
+    pub fn push(&mut self, key: K) {
         if self.keys.len() >= KEY_LOG_CAP {
-            self.forget();
+            // The older half, so that whoever reads along loses nothing.
+            self.start = self.start.saturating_add(self.keys.drain(..KEY_LOG_CAP / 2).len() as u64);
         }
         self.keys.push(key);
     }
 
     /// Positions from before are not answered any more.
-    fn forget(&mut self) {
+    pub fn forget(&mut self) {
         self.start = self.position().saturating_add(1);
         self.keys.clear();
     }
 }
 
-/// Encodes into one buffer and copies from it: rows become exactly as large as they are, in one allocation each.
-struct Encoder(Vec<u8>);
-
-impl Encoder {
-    fn encode(&mut self, value: &impl Serialize) -> Result<Vec<u8>, postcard::Error> {
-        let mut buffer = std::mem::take(&mut self.0);
-        buffer.clear();
-        self.0 = postcard::to_extend(value, buffer)?;
-        Ok(self.0.clone())
+/// What holds a table's rows.
+pub trait Rows<K, V>: Default + Send + Sync {
+    /// The row's value.
+    fn get(&self, key: &K) -> Option<&V>;
+    /// The row's value, to be changed.
+    fn get_mut(&mut self, key: &K) -> Option<&mut V>;
+    /// Sets a row; gives what it was.
+    fn insert(&mut self, key: K, value: V) -> Option<V>;
+    /// Removes a row; gives what it was.
+    fn remove(&mut self, key: &K) -> Option<V>;
+    /// How many there are.
+    fn len(&self) -> usize;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
     }
+    /// Drops all rows.
+    fn clear(&mut self);
 }
 
-/// An ordered map that records the first old value of every row it changes.
+macro_rules! rows {
+    ($map:ty, $($bound:tt)+) => {
+        impl<K: $($bound)+ + Send + Sync, V: Send + Sync> Rows<K, V> for $map {
+            fn get(&self, key: &K) -> Option<&V> {
+                self.get(key)
+            }
+            fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+                self.get_mut(key)
+            }
+            fn insert(&mut self, key: K, value: V) -> Option<V> {
+                self.insert(key, value)
+            }
+            fn remove(&mut self, key: &K) -> Option<V> {
+                self.remove(key)
+            }
+            fn len(&self) -> usize {
+                self.len()
+            }
+            fn clear(&mut self) {
+                self.clear();
+            }
+        }
+    };
+}
+
+rows!(BTreeMap<K, V>, Ord);
+rows!(HashMap<K, V>, Eq + Hash);
+
+/// A row that was changed: its key, and where its old encoding is, if there was one.
+#[derive(Debug, Clone)]
+struct Touched<K> {
+    key: K,
+    old: Option<Range<usize>>,
+}
+
+/// An ordered map that records the first old value of every row it changes: encoded at once, which is less work than to
+/// keep a copy, and is what the journal needs of it.
 #[derive(Clone)]
-pub struct Table<K, V> {
+pub struct Table<K, V, R = BTreeMap<K, V>> {
     name: &'static str,
-    rows: BTreeMap<K, V>,
-    /// What changed rows were before; boxed, because most rows are new and have been nothing.
-    touched: BTreeMap<K, Option<Box<V>>>,
+    rows: R,
+    /// In the order of the changes; of several to one row the first has what it was.
+    touched: Vec<Touched<K>>,
+    /// The old encodings, one after another.
+    encoded: Vec<u8>,
+    /// Why an old value could not be encoded; told by the next [`AnyTable::drain`].
+    failure: Option<postcard::Error>,
     log: Option<KeyLog<K>>,
+    values: PhantomData<V>,
 }
 
-impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for Table<K, V> {
+/// A [`Table`] for rows that are only looked up one by one: by keys in no order, it is several times as quick.
+pub type HashTable<K, V> = Table<K, V, HashMap<K, V>>;
+
+impl<K, V, R: Rows<K, V>> fmt::Debug for Table<K, V, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").field("name", &self.name).field("rows", &self.rows.len()).finish()
     }
 }
 
-impl<K: Ord + Clone, V: Clone> Table<K, V> {
+impl<K: Ord + Clone + Send + Sync, V: Serialize + Send + Sync, R: Rows<K, V>> Table<K, V, R> {
     /// An empty table.
-    pub const fn new(name: &'static str) -> Self {
-        Self { name, rows: BTreeMap::new(), touched: BTreeMap::new(), log: None }
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            rows: R::default(),
+            touched: Vec::new(),
+            encoded: Vec::new(),
+            failure: None,
+            log: None,
+            values: PhantomData,
+        }
     }
 
     /// An empty table that also tells which rows changed lately, reverts included, so that what is derived from it can be
     /// kept up instead of made anew.
-    pub const fn logged(name: &'static str) -> Self {
-        let log = Some(KeyLog { start: 0, keys: Vec::new() });
-        Self { name, rows: BTreeMap::new(), touched: BTreeMap::new(), log }
+    pub fn logged(name: &'static str) -> Self {
+        Self { log: Some(KeyLog::default()), ..Self::new(name) }
     }
 
     /// Where the log of changes is now; grows with every change.
@@ -109,9 +187,7 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
     /// Keys of the rows changed since a position, in any order and with repetitions; `None` when that is not known any
     /// more (or the table is not [`Self::logged`]) and every row may differ.
     pub fn changed_since(&self, position: u64) -> Option<&[K]> {
-        let log = self.log.as_ref()?;
-        let skip = usize::try_from(position.checked_sub(log.start)?).ok()?;
-        log.keys.get(skip..)
+        self.log.as_ref()?.since(position)
     }
 
     /// The row's value.
@@ -123,34 +199,28 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
     pub fn insert(&mut self, key: K, value: V) {
         self.log(&key);
         let old = self.rows.insert(key.clone(), value);
-        self.touched.entry(key).or_insert_with(|| old.map(Box::new));
+        self.touch(key, old.as_ref());
     }
 
     /// Removes a row and gives its value.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let old = self.rows.remove(key)?;
         self.log(key);
-        self.touched.entry(key.clone()).or_insert_with(|| Some(Box::new(old.clone())));
+        self.touch(key.clone(), Some(&old));
         Some(old)
     }
 
     /// Changes a row in place, if it is there.
-    pub fn update<R>(&mut self, key: &K, change: impl FnOnce(&mut V) -> R) -> Option<R> {
+    pub fn update<T>(&mut self, key: &K, change: impl FnOnce(&mut V) -> T) -> Option<T> {
         let value = self.rows.get_mut(key)?;
-        self.touched.entry(key.clone()).or_insert_with(|| Some(Box::new(value.clone())));
+        let known = self.touched.last().is_some_and(|last| last.key == *key);
+        if !known {
+            let old = append(&mut self.encoded, &mut self.failure, value);
+            self.touched.push(Touched { key: key.clone(), old: Some(old) });
+        }
         let result = change(value);
         self.log(key);
         Some(result)
-    }
-
-    /// All rows in key order.
-    pub fn iter(&self) -> btree_map::Iter<'_, K, V> {
-        self.rows.iter()
-    }
-
-    /// Rows within a key range, in key order.
-    pub fn range<R: std::ops::RangeBounds<K>>(&self, range: R) -> btree_map::Range<'_, K, V> {
-        self.rows.range(range)
     }
 
     /// How many rows there are.
@@ -163,6 +233,14 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.rows.is_empty()
     }
 
+    fn touch(&mut self, key: K, old: Option<&V>) {
+        if self.touched.last().is_some_and(|last| last.key == key) {
+            return;
+        }
+        let old = old.map(|old| append(&mut self.encoded, &mut self.failure, old));
+        self.touched.push(Touched { key, old });
+    }
+
     fn log(&mut self, key: &K) {
         if let Some(log) = &mut self.log {
             log.push(key.clone());
@@ -170,10 +248,66 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
     }
 }
 
-impl<K, V> AnyTable for Table<K, V>
+impl<K, V> Table<K, V> {
+    /// All rows in key order.
+    pub fn iter(&self) -> btree_map::Iter<'_, K, V> {
+        self.rows.iter()
+    }
+
+    /// Rows within a key range, in key order.
+    pub fn range<R: std::ops::RangeBounds<K>>(&self, range: R) -> btree_map::Range<'_, K, V>
+    where
+        K: Ord,
+    {
+        self.rows.range(range)
+    }
+}
+
+/// Appends an encoding and says where it is.
+fn append(
+    encoded: &mut Vec<u8>,
+    failure: &mut Option<postcard::Error>,
+    value: &impl Serialize,
+) -> Range<usize> {
+    let start = encoded.len();
+    match encode(std::mem::take(encoded), value) {
+        Ok(longer) => *encoded = longer,
+        Err(error) => *failure = Some(error),
+    }
+    start..encoded.len()
+}
+
+/// Appends an encoding.
+fn encode(to: Vec<u8>, value: &impl Serialize) -> Result<Vec<u8>, postcard::Error> {
+    postcard::serialize_with_flavor(value, Appending(to))
+}
+
+/// Appends to a buffer, byte strings at once.
+struct Appending(Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Appending {
+    type Output = Vec<u8>;
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<Vec<u8>> {
+        Ok(self.0)
+    }
+}
+
+impl<K, V, R> AnyTable for Table<K, V, R>
 where
     K: Ord + Clone + Serialize + DeserializeOwned + Send + Sync,
-    V: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync,
+    V: Serialize + DeserializeOwned + Send + Sync,
+    R: Rows<K, V>,
 {
     fn name(&self) -> &'static str {
         self.name
@@ -181,18 +315,29 @@ where
 
     fn drain(&mut self) -> Result<Vec<RawChange>, CoreError> {
         let corrupt = |e: postcard::Error| CoreError::Corrupt { table: self.name, reason: e.to_string() };
-        let mut changes = Vec::with_capacity(self.touched.len());
-        let mut encoder = Encoder(Vec::with_capacity(1024));
-        for (key, old) in std::mem::take(&mut self.touched) {
-            let new = self.rows.get(&key);
-            if old.as_deref() == new {
-                continue;
+        let (mut touched, olds) = (std::mem::take(&mut self.touched), std::mem::take(&mut self.encoded));
+        if let Some(failure) = self.failure.take() {
+            return Err(corrupt(failure));
+        }
+        // Stable, so that the first change to each row stays the first.
+        touched.sort_by(|a, b| a.key.cmp(&b.key));
+        touched.dedup_by(|later, first| later.key == first.key);
+        let mut changes = Vec::with_capacity(touched.len());
+        let mut buffer = Vec::with_capacity(1024);
+        for Touched { key, old } in touched {
+            buffer.clear();
+            buffer = encode(buffer, &key).map_err(corrupt)?;
+            let (key_len, new) = (buffer.len(), self.rows.get(&key));
+            if let Some(new) = new {
+                buffer = encode(buffer, new).map_err(corrupt)?;
             }
-            changes.push(RawChange {
-                key: encoder.encode(&key).map_err(corrupt)?,
-                old: old.as_deref().map(|old| encoder.encode(old)).transpose().map_err(corrupt)?,
-                new: new.map(|new| encoder.encode(new)).transpose().map_err(corrupt)?,
-            });
+            let (key, value) = buffer.split_at(key_len);
+            let (old, new) = (old.and_then(|range| olds.get(range)), new.map(|_| value));
+            // The same values have the same encodings.
+            if old != new {
+                let [old, new] = [old, new].map(|value| value.map(<[u8]>::to_vec));
+                changes.push(RawChange { key: key.to_vec(), old, new });
+            }
         }
         Ok(changes)
     }
@@ -217,6 +362,8 @@ where
     fn clear(&mut self) {
         self.rows.clear();
         self.touched.clear();
+        self.encoded.clear();
+        self.failure = None;
         if let Some(log) = &mut self.log {
             log.forget();
         }
@@ -249,7 +396,34 @@ mod tests {
         table.clear();
         assert_eq!(table.changed_since(undone), None);
         assert_eq!(table.changed_since(table.position()), Some(&[][..]));
-        assert_eq!(Table::<u8, u8>::new("t").changed_since(0), None);
+        let unlogged: Table<u8, u8> = Table::new("t");
+        assert_eq!(unlogged.changed_since(0), None);
+    }
+
+    #[test]
+    fn a_row_changed_several_times_is_one_change_from_what_it_was_to_what_it_is() {
+        let mut table: HashTable<u8, u64> = Table::new("t");
+        (1..4).for_each(|key| table.insert(key, 300));
+        assert_eq!(table.drain().unwrap().len(), 3);
+        for key in [3, 1, 2] {
+            table.update(&key, |v| *v = 7);
+        }
+        table.insert(1, 8);
+        table.remove(&2);
+        table.insert(3, 300);
+        table.insert(4, 1);
+        table.remove(&4);
+        let encoded = |value: u64| postcard::to_stdvec(&value).unwrap();
+        let changes = table.drain().unwrap();
+        let expected = [
+            RawChange { key: vec![1], old: Some(encoded(300)), new: Some(encoded(8)) },
+            RawChange { key: vec![2], old: Some(encoded(300)), new: None },
+        ];
+        assert_eq!(changes, expected, "3 and 4 ended as they began");
+        assert!(table.drain().unwrap().is_empty());
+        table.restore(&changes[1].key, changes[1].old.as_deref()).unwrap();
+        assert_eq!(table.get(&2), Some(&300));
+        assert!(table.drain().unwrap().is_empty(), "a restored row is no change");
     }
 
     #[test]
@@ -258,6 +432,8 @@ mod tests {
         let (start, many) = (table.position(), KEY_LOG_CAP as u32 + 10);
         (0..many).for_each(|key| table.insert(key, 0));
         assert_eq!(table.changed_since(start), None, "forgotten");
+        let recent = table.changed_since(u64::from(KEY_LOG_CAP as u32)).unwrap();
+        assert_eq!(recent, (KEY_LOG_CAP as u32..many).collect::<Vec<_>>(), "the newer half is not");
         let later = table.position();
         table.insert(1, 1);
         assert_eq!(table.changed_since(later), Some(&[1][..]));

@@ -4,7 +4,7 @@
 //! (see the test). Each contract has a module because the structs of its interface (`IJobRegistry::Job`) are generated
 //! beside it.
 
-use alloy_primitives::{Address, B256, address};
+use alloy_primitives::{Address, B256, U256, address};
 use alloy_sol_types::SolEvent;
 use serde::{Deserialize, Serialize};
 
@@ -173,6 +173,59 @@ pub const JOB_EVENTS: [B256; 9] = [
     JobRegistry::DisputeDefaulted::SIGNATURE_HASH,
 ];
 
+/// What `getJob` returned, of which each field is decoded when it is asked for: blocks bring thousands.
+#[derive(Debug, Clone, Copy)]
+pub struct EncodedJob<'a>(&'a [[u8; 32]; EncodedJob::WORDS]);
+
+macro_rules! encoded_fields {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $index:literal, $from:expr;)+) => {
+        impl<'a> EncodedJob<'a> {
+            $($(#[$doc])* pub fn $name(&self) -> $type { $from(self.0[$index]) })+
+        }
+    };
+}
+
+encoded_fields! {
+    /// `sessionId`.
+    session_id: U256 = 0, word;
+    /// `worker`.
+    worker: Address = 1, |word| Address::from_word(B256::new(word));
+    /// `state`, a [`JobState`].
+    state: u8 = 2, |[.., low]: [u8; 32]| low;
+    /// `escrowedFee`, wei.
+    escrowed_fee: U256 = 3, word;
+    /// `promptBlobHash`.
+    prompt_blob_hash: B256 = 4, B256::new;
+    /// `responseBlobHash`.
+    response_blob_hash: B256 = 5, B256::new;
+    /// `submittedAt`, unix seconds.
+    submitted_at: U256 = 6, word;
+    /// `ackTimestamp`, unix seconds.
+    ack_timestamp: U256 = 7, word;
+    /// `completedAt`, unix seconds.
+    completed_at: U256 = 8, word;
+    /// `deadline`, unix seconds.
+    deadline: U256 = 9, word;
+    /// `disputeCreatedAt`, unix seconds.
+    dispute_created_at: U256 = 14, word;
+    /// `responseCiphertextHash`.
+    response_ciphertext_hash: B256 = 15, B256::new;
+}
+
+fn word(bytes: [u8; 32]) -> U256 {
+    U256::from_be_bytes(bytes)
+}
+
+impl<'a> EncodedJob<'a> {
+    /// Static words, without an offset.
+    const WORDS: usize = 18;
+
+    /// `None` when it is too short for a job.
+    pub fn new(output: &'a [u8]) -> Option<Self> {
+        output.as_chunks().0.first_chunk().map(Self)
+    }
+}
+
 /// Where one network's contracts are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -267,6 +320,27 @@ mod tests {
         let words = session.abi_encode();
         assert_eq!(U256::from_be_slice(&words[..32]), U256::from(32));
         assert_eq!(&words[64..96], B256::repeat_byte(7).as_slice());
+    }
+
+    #[test]
+    fn an_encoded_job_is_what_decoding_all_of_it_gives() {
+        // Words with something in every byte, also in those that a narrower type has not.
+        let output: Vec<u8> = (0..18 * 32u32).map(|n| (n * 31 % 251) as u8).collect();
+        let whole = JobRegistry::getJobCall::abi_decode_returns(&output).unwrap();
+        let job = EncodedJob::new(&output).unwrap();
+        assert_eq!((job.session_id(), job.worker(), job.state()), (whole.sessionId, whole.worker, whole.state));
+        assert_eq!(job.escrowed_fee(), whole.escrowedFee);
+        assert_eq!(job.prompt_blob_hash(), whole.promptBlobHash);
+        assert_eq!(job.response_blob_hash(), whole.responseBlobHash);
+        assert_eq!(job.response_ciphertext_hash(), whole.responseCiphertextHash);
+        let times = [job.submitted_at(), job.ack_timestamp(), job.completed_at(), job.deadline()];
+        assert_eq!(times, [whole.submittedAt, whole.ackTimestamp, whole.completedAt, whole.deadline]);
+        assert_eq!(job.dispute_created_at(), whole.disputeCreatedAt);
+        let longer = [output.as_slice(), &[1]].concat();
+        for some in [&longer[..], &output[..575], &[]] {
+            let decodes = JobRegistry::getJobCall::abi_decode_returns(some).is_ok();
+            assert_eq!(EncodedJob::new(some).is_some(), decodes, "{} bytes", some.len());
+        }
     }
 
     #[test]

@@ -170,7 +170,7 @@ impl SessionView for DispatchDirectory {
     fn job(&self, id: JobId) -> Option<JobView> {
         self.core.read(|core| {
             core.job(id).map(|job| JobView {
-                subject: job.subject,
+                subject: job.subject(core.deployment(), id),
                 worker: job.worker,
                 state: job.state,
                 response_ciphertext_hash: job.response_ciphertext_hash,
@@ -230,12 +230,12 @@ impl Directory for DispatchDirectory {
                     address: *address,
                     stake: worker.stake,
                     models: worker.models.iter().copied().filter(|id| core.is_eligible(worker, id)).collect(),
-                    open_jobs: worker.open_jobs,
+                    open_jobs: core.open_jobs_of(address),
                     free_slots: core.free_slots(address, now),
                     last_heartbeat: core.health_of(address).map(|h| h.heartbeat.sent_at),
                     suspended_until: worker.suspended_until,
                     state: core.state_of(address).map_or("stale", WorkerState::name).to_owned(),
-                    standing_bps: worker.standing_bps,
+                    standing_bps: core.standing_of(address),
                     speeds: core
                         .speeds_of(address)
                         .map(|(model_id, s)| ModelSpeed { model_id, jobs: s.jobs, mean_ms: s.mean_ms })
@@ -246,11 +246,13 @@ impl Directory for DispatchDirectory {
     }
 
     fn session_info(&self, id: SessionId) -> Option<SessionInfo> {
-        self.core.read(|core| core.session(id).map(|session| session_info(id, session)))
+        self.core.read(|core| core.session(id).map(|session| session_info(core, id, session)))
     }
 
     fn job_info(&self, id: JobId) -> Option<(JobInfo, Subject)> {
-        self.core.read(|core| core.job(id).map(|job| (job_info(core, id, job), job.subject)))
+        self.core.read(|core| {
+            core.job(id).map(|job| (job_info(core, id, job), job.subject(core.deployment(), id)))
+        })
     }
 
     fn sessions_of(&self, account: Address, before: Option<SessionId>, limit: usize) -> Vec<SessionInfo> {
@@ -259,7 +261,7 @@ impl Directory for DispatchDirectory {
             (account, before.map(u64::from), limit),
             |core, id| match core.session(SessionId(id)) {
                 Some(session) if session.user == account => {
-                    Indexed::Record(session_info(SessionId(id), session))
+                    Indexed::Record(session_info(core, SessionId(id), session))
                 }
                 _ => Indexed::Gone,
             },
@@ -456,14 +458,14 @@ fn draw_report(session_id: SessionId, record: DrawRecord) -> DrawReport {
     }
 }
 
-fn session_info(id: SessionId, session: &Session) -> SessionInfo {
+fn session_info(core: &DispatchCore, id: SessionId, session: &Session) -> SessionInfo {
     SessionInfo {
         id,
         user: session.user,
         model_id: session.model_id,
         worker: session.worker,
         status: session_status(session.status).into(),
-        jobs: session.jobs.clone(),
+        jobs: core.jobs_of(id).to_vec(),
         create_transaction: session.create_transaction,
     }
 }

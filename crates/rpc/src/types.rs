@@ -462,7 +462,7 @@ pub struct SessionInfo {
     pub worker: Address,
     /// `"active"`, `"reassigning"` or `"closed"`.
     pub status: String,
-    /// Jobs submitted in it, oldest first.
+    /// Jobs submitted in it that are still kept, oldest first.
     pub jobs: Vec<JobId>,
     /// Transaction that created it.
     pub create_transaction: TxHash,

@@ -7,7 +7,6 @@ use super::{
 use crate::{
     plan::{model_calls, nonce_call, params_calls, session_call, topic0, whitelisted_call, worker_calls},
     records::{Model, Session, Worker},
-    standing::FULL_STANDING,
 };
 use alloy_primitives::{Address, Bytes, U256};
 use alloy_sol_types::SolEvent;
@@ -70,9 +69,7 @@ impl DispatchCore {
             return Err(index.missing("worker"));
         };
         if index.read::<WorkerRegistry::isWorkerRegisteredCall>(registered)? != Some(true) {
-            if let Some(left) = self.workers.remove(&address).filter(|w| w.standing_bps < FULL_STANDING) {
-                self.standings.insert(address, left.standing_bps);
-            }
+            self.workers.remove(&address);
             return Ok(());
         }
         let stake = index.read::<WorkerRegistry::getWorkerStakeCall>(stake)?.unwrap_or_default();
@@ -91,11 +88,6 @@ impl DispatchCore {
             suspended_until: suspended.then(|| saturating(until)),
             reputation: score.map_or(NEUTRAL_REPUTATION, saturating),
             models: before.map(|w| w.models.clone()).unwrap_or_default(),
-            open_jobs: before.map_or(0, |w| w.open_jobs),
-            standing_bps: before
-                .map(|w| w.standing_bps)
-                .or_else(|| self.standings.remove(&address))
-                .unwrap_or(FULL_STANDING),
         };
         self.workers.insert(address, worker);
         Ok(())
@@ -134,7 +126,6 @@ impl DispatchCore {
                 worker: record.worker,
                 first_worker: record.worker,
                 status,
-                jobs: Vec::new(),
                 create_transaction: transaction_of(index.about(id), &CREATING_EVENTS).unwrap_or_default(),
                 created_in: index.block.block_ref(),
                 last_activity: index.block.timestamp,
@@ -164,10 +155,9 @@ impl DispatchCore {
 
     /// The nonce that a `createSession` spent: the account's at the end of the block, less what was spent after it.
     fn nonce_spent(&self, index: &BlockIndex<'_>, id: U256, user: Address) -> Option<U256> {
-        let created = index.about(id).iter().find(|log| is_creation(log))?;
+        let created = index.about(id).find(|log| is_creation(log))?;
         let adopted = index
             .about(id)
-            .iter()
             .any(|log| topic0(log) == Some(JobRegistry::SessionAdopted::SIGNATURE_HASH));
         if adopted {
             return None;

@@ -1,80 +1,83 @@
 //! Blocks into the directory: jobs, what they say of their workers, and what a keeper may do about them.
 
 use super::{
-    DispatchCore, Expiring,
+    DispatchCore,
     apply::saturating,
-    index::{BlockIndex, transaction_of},
+    index::{BlockIndex, Happened, TouchedJob},
 };
 use crate::{
     duties::{Duty, DutyKey, Plan},
     keeper,
     mismatch::{self, Completion},
-    plan::{job_call, topic0},
-    records::{Bounties, Job},
-    standing::{after_acknowledgement, after_timeout},
+    plan::topic0,
+    records::{Bounties, Job, Speed},
+    standing::{FULL_STANDING, after_acknowledgement, after_timeout},
 };
-use alloy_primitives::{Address, B256, Keccak256, U256};
+use alloy_primitives::{Address, Keccak256, U256};
 use alloy_sol_types::SolEvent;
 use lcai_host::{CoreError, EffectDepth, Effects, FeedBlock, FeedLog, OnRepeat};
 use lcai_primitives::{
-    contracts::{self, JobRegistry, JobState},
-    ids::{JobId, SessionId, Subject},
+    contracts::{EncodedJob, JobRegistry, JobState},
+    ids::{JobId, SessionId},
 };
-
-/// Events after which a job has ended.
-const SETTLING_EVENTS: [B256; 5] = [
-    JobRegistry::JobTimedOut::SIGNATURE_HASH,
-    JobRegistry::JobReleased::SIGNATURE_HASH,
-    JobRegistry::JobSettledNoFault::SIGNATURE_HASH,
-    JobRegistry::DisputeResolved::SIGNATURE_HASH,
-    JobRegistry::DisputeDefaulted::SIGNATURE_HASH,
-];
 
 /// `KeeperBountyPaid.kind` of a timeout; a release has 1.
 const TIMEOUT_BOUNTY: u8 = 0;
+
+/// What the chain has of a job after a block, and how it came about.
+struct News<'a> {
+    block: &'a FeedBlock,
+    happened: Happened,
+    record: EncodedJob<'a>,
+    state: JobState,
+    forget_after: u64,
+}
+
+impl News<'_> {
+    fn bring(&self, job: &mut Job) {
+        let (record, happened) = (&self.record, &self.happened);
+        job.state = self.state;
+        job.deadline = saturating(record.deadline());
+        job.completed_at = saturating(record.completed_at());
+        job.response_blob_hash = Some(record.response_blob_hash()).filter(|hash| !hash.is_zero());
+        job.response_ciphertext_hash = Some(record.response_ciphertext_hash()).filter(|hash| !hash.is_zero());
+        job.ack_tx = happened.acknowledge.or(job.ack_tx);
+        job.settle_tx = happened.settle.or(job.settle_tx);
+        if happened.complete.is_some() {
+            job.complete_tx = happened.complete;
+            job.completed_in = Some(self.block.block_ref());
+        }
+        if matches!(self.state, JobState::TimedOut | JobState::Resolved | JobState::Released) {
+            job.forget_after = Some(self.forget_after);
+        }
+    }
+}
 
 impl DispatchCore {
     pub(super) fn apply_job(
         &mut self,
         index: &BlockIndex<'_>,
-        id: U256,
+        touched: &TouchedJob<'_>,
         effects: &mut Effects,
     ) -> Result<(), CoreError> {
-        let Ok(job_id) = JobId::try_from(id) else { return Ok(()) };
-        let call = job_call(&self.config.deployment, id);
-        let Some(record) = index.read::<JobRegistry::getJobCall>(&call)? else { return Ok(()) };
-        let Ok(state) = JobState::try_from(record.state) else { return Ok(()) };
-        let logs = index.about(id);
-        let submit = transaction_of(logs, &[JobRegistry::JobSubmitted::SIGNATURE_HASH]);
-        let acknowledge = transaction_of(logs, &[JobRegistry::JobAcknowledged::SIGNATURE_HASH]);
-        let complete = transaction_of(logs, &[JobRegistry::JobCompleted::SIGNATURE_HASH]);
-        let settle = transaction_of(logs, &SETTLING_EVENTS);
-        let before = self.jobs.get(&job_id).cloned();
-        let was_open = before.as_ref().is_some_and(Job::is_open);
-        let Some(mut job) = before.or_else(|| self.new_job(index.block, job_id, &record, submit)) else {
-            return Ok(());
-        };
-        job.state = state;
-        job.deadline = saturating(record.deadline);
-        job.completed_at = saturating(record.completedAt);
-        job.response_blob_hash = (!record.responseBlobHash.is_zero()).then_some(record.responseBlobHash);
-        job.response_ciphertext_hash =
-            (!record.responseCiphertextHash.is_zero()).then_some(record.responseCiphertextHash);
-        job.ack_tx = acknowledge.or(job.ack_tx);
-        job.settle_tx = settle.or(job.settle_tx);
-        if complete.is_some() {
-            job.complete_tx = complete;
-            job.completed_in = Some(index.block.block_ref());
-            self.compare(index.block, &job, record.responseCiphertextHash, effects)?;
+        let (id, happened, block) = (JobId(touched.id), touched.happened, index.block);
+        let Some(record) = index.record(touched)? else { return Ok(()) };
+        let Ok(state) = JobState::try_from(record.state()) else { return Ok(()) };
+        let forget_after = self.forgotten_after(block.timestamp);
+        let news = News { block, happened, record, state, forget_after };
+        if self.jobs.update(&id, |job| news.bring(job)).is_none() {
+            let Some(mut job) = self.new_job(&news) else { return Ok(()) };
+            news.bring(&mut job);
+            self.jobs.insert(id, job);
         }
-        self.count_open_jobs(was_open, &job);
-        self.judge(logs, &job, &record);
-        let plan = if self.config.keeper { self.duty_of(&job, &record) } else { None };
-        self.duties.plan(DutyKey::Job(job_id), plan);
-        if matches!(state, JobState::TimedOut | JobState::Resolved | JobState::Released) {
-            self.expire(index.block, Expiring::Job(job_id));
+        let Some(job) = self.jobs.get(&id) else { return Ok(()) };
+        let plan = if self.config.keeper { self.duty_of(job, &record) } else { None };
+        if happened.complete.is_some() {
+            self.compare(block, id, job, effects)?;
         }
-        self.jobs.insert(job_id, job);
+        let (worker, session) = (job.worker, job.session_id);
+        self.duties.plan(DutyKey::Job(id), plan);
+        self.judge(&happened, worker, session, &record);
         Ok(())
     }
 
@@ -84,108 +87,92 @@ impl DispatchCore {
     fn compare(
         &self,
         block: &FeedBlock,
+        id: JobId,
         job: &Job,
-        committed: B256,
         effects: &mut Effects,
     ) -> Result<(), CoreError> {
         if !self.config.keeper {
             return Ok(());
         }
-        let subject = job.subject;
-        let completion =
-            Completion { job: subject.job_id, prompt_blob_hash: subject.prompt_blob_hash, committed };
+        let committed = job.response_ciphertext_hash.unwrap_or_default();
+        let completion = Completion { job: id, prompt_blob_hash: job.prompt_blob_hash, committed };
+        let subject = job.subject(&self.config.deployment, id).id();
         let (origin, safe, again) = (block.block_ref(), EffectDepth::Safe, OnRepeat::Again);
-        effects.push(origin, subject.id(), mismatch::ACTION, safe, again, None, &completion)
+        effects.push(origin, subject, mismatch::ACTION, safe, again, None, &completion)
     }
 
-    fn new_job(
-        &mut self,
-        block: &FeedBlock,
-        job_id: JobId,
-        record: &contracts::Job,
-        submit: Option<B256>,
-    ) -> Option<Job> {
-        let session_id = SessionId::try_from(record.sessionId).ok()?;
-        let user = self.sessions.update(&session_id, |session| {
-            session.jobs.push(job_id);
-            session.last_activity = block.timestamp;
-            session.user
-        })?;
+    /// `None` for a job of a session that is not known.
+    fn new_job(&self, news: &News<'_>) -> Option<Job> {
+        let record = &news.record;
+        let session_id = SessionId::try_from(record.session_id()).ok()?;
+        let session = self.sessions.get(&session_id)?;
         Some(Job {
             session_id,
-            user,
-            worker: record.worker,
-            state: JobState::Submitted,
-            escrowed_fee: record.escrowedFee,
-            prompt_blob_hash: record.promptBlobHash,
+            user: session.user,
+            worker: record.worker(),
+            state: news.state,
+            escrowed_fee: record.escrowed_fee(),
+            prompt_blob_hash: record.prompt_blob_hash(),
             response_blob_hash: None,
             response_ciphertext_hash: None,
-            submitted_at: saturating(record.submittedAt),
+            submitted_at: saturating(record.submitted_at()),
             completed_at: 0,
-            deadline: saturating(record.deadline),
-            submit_tx: submit,
+            deadline: 0,
+            submit_tx: news.happened.submit,
             ack_tx: None,
             complete_tx: None,
             settle_tx: None,
-            submitted_in: block.block_ref(),
+            submitted_in: news.block.block_ref(),
             completed_in: None,
-            subject: Subject {
-                chain_id: self.config.deployment.chain_id,
-                contract: self.config.deployment.job_registry,
-                job_id,
-                session_id,
-                prompt_blob_hash: record.promptBlobHash,
-                submit_tx_hash: submit.unwrap_or_default(),
-            },
+            forget_after: None,
         })
     }
 
-    fn count_open_jobs(&mut self, was_open: bool, after: &Job) {
-        if was_open == after.is_open() {
-            return;
-        }
-        self.workers.update(&after.worker, |worker| {
-            worker.open_jobs = if was_open {
-                worker.open_jobs.saturating_sub(1)
-            } else {
-                worker.open_jobs.saturating_add(1)
-            };
-        });
-    }
-
     /// What this block's events of the job say of its worker: standing, and speed with the model.
-    fn judge(&mut self, logs: &[&FeedLog], job: &Job, record: &contracts::Job) {
-        let happened = |signature| logs.iter().any(|log| topic0(log) == Some(signature));
-        let allowed = self.params().map_or(0, |p| p.ack_timeout);
-        let (submitted, acknowledged) = (saturating(record.submittedAt), saturating(record.ackTimestamp));
-        if happened(JobRegistry::JobAcknowledged::SIGNATURE_HASH) {
-            let took = acknowledged.saturating_sub(submitted);
-            self.restand(job.worker, |standing| after_acknowledgement(standing, took, allowed));
+    fn judge(&mut self, happened: &Happened, worker: Address, session: SessionId, record: &EncodedJob<'_>) {
+        let acknowledged = saturating(record.ack_timestamp());
+        if happened.acknowledge.is_some() {
+            let allowed = self.params().map_or(0, |p| p.ack_timeout);
+            let took = acknowledged.saturating_sub(saturating(record.submitted_at()));
+            self.restand(worker, |standing| after_acknowledgement(standing, took, allowed));
         }
-        if happened(JobRegistry::JobTimedOut::SIGNATURE_HASH) {
-            self.restand(job.worker, after_timeout);
+        if happened.time_out.is_some() {
+            self.restand(worker, after_timeout);
         }
-        if happened(JobRegistry::JobCompleted::SIGNATURE_HASH)
-            && let Some(model) = self.sessions.get(&job.session_id).map(|session| session.model_id)
+        if happened.complete.is_some()
+            && let Some(model) = self.sessions.get(&session).map(|session| session.model_id)
         {
-            let key = (job.worker, model);
-            let speed = self.speeds.get(&key).copied().unwrap_or_default();
-            self.speeds.insert(key, speed.after(job.completed_at.saturating_sub(acknowledged)));
+            let took = saturating(record.completed_at()).saturating_sub(acknowledged);
+            let key = (worker, model);
+            if self.speeds.update(&key, |speed| *speed = speed.after(took)).is_none() {
+                self.speeds.insert(key, Speed::default().after(took));
+            }
         }
     }
 
-    /// Gives the worker another standing. Most acknowledgements leave a full one as it is, and what stays as it is is not
-    /// looked at again by the directory's snapshots.
+    /// Gives the worker another standing; a full one, which most have and keep, is no row.
     fn restand(&mut self, worker: Address, change: impl FnOnce(u32) -> u32) {
-        let Some(before) = self.workers.get(&worker).map(|w| w.standing_bps) else { return };
+        let before = self.standing_of(&worker);
         let after = change(before);
-        if after != before {
-            self.workers.update(&worker, |w| w.standing_bps = after);
+        if after == FULL_STANDING {
+            self.standings.remove(&worker);
+        } else if after != before {
+            self.standings.insert(worker, after);
+        }
+    }
+
+    /// Forgets a job that no dispute can need. When it was the newest of its session, the session remembers when that was.
+    pub(super) fn forget_job(&mut self, id: JobId) {
+        let Some(job) = self.jobs.remove(&id) else { return };
+        let newer = self.jobs.index().of_session(&job.session_id).last().is_some_and(|last| *last > id);
+        let known = self.sessions.get(&job.session_id).map(|session| session.last_activity);
+        if !newer && known.is_some_and(|known| known < job.submitted_at) {
+            self.sessions.update(&job.session_id, |session| session.last_activity = job.submitted_at);
         }
     }
 
     /// What anyone may do next about a job once block time allows it.
-    fn duty_of(&self, job: &Job, record: &contracts::Job) -> Option<Plan> {
+    fn duty_of(&self, job: &Job, record: &EncodedJob<'_>) -> Option<Plan> {
         let params = self.params()?;
         let grace = self.config.release_grace_seconds;
         let plan = |duty, after| Plan { duty, after, settle_from: None };
@@ -199,10 +186,10 @@ impl DispatchCore {
                 Some(plan(Duty::Release, over.saturating_add(grace)))
             }
             JobState::Disputed => {
-                let created = saturating(record.disputeCreatedAt);
+                let created = saturating(record.dispute_created_at());
                 Some(plan(Duty::ClaimTimeout, created.saturating_add(params.resolution_timeout)))
             }
-            JobState::Resolved if !record.escrowedFee.is_zero() => {
+            JobState::Resolved if !record.escrowed_fee().is_zero() => {
                 Some(plan(Duty::Release, job.deadline.saturating_add(grace)))
             }
             _ => None,

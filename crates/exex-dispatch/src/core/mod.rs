@@ -9,15 +9,21 @@ mod requests;
 use crate::{
     duties::{Duties, Duty, DutyKey, DutyLimits, Plan},
     error::DispatchError,
+    jobs::Jobs,
     plan::{Touched, params_calls},
-    records::{Bounties, Job, Model, Session, SessionRequest, Speed, Worker, WorkerHealth, WorkerState},
+    records::{
+        Bounties, Capacity, Job, Model, Session, SessionRequest, Speed, Worker, WorkerHealth, WorkerState,
+    },
+    standing::FULL_STANDING,
 };
 use alloy_primitives::{Address, B256, Keccak256, U256};
 use index::BlockIndex;
-use lcai_host::{AnyTable, BlockRef, CoreError, EffectDepth, Effects, Extension, FeedBlock, OnRepeat, Table};
+use lcai_host::{
+    AnyTable, BlockRef, CoreError, EffectDepth, Effects, Extension, FeedBlock, HashTable, OnRepeat, Table,
+};
 use lcai_primitives::{
     contracts::{Deployment, SessionStatus},
-    ids::{JobId, ModelId, SessionId},
+    ids::{JobId, ModelId, SessionId, Subject},
     params::ChainParams,
 };
 use serde::{Deserialize, Serialize};
@@ -78,10 +84,9 @@ impl DispatchConfig {
     }
 }
 
-/// Something that may be forgotten.
+/// Something that may be forgotten; jobs say themselves when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Expiring {
-    Job(JobId),
     Session(SessionId),
     Blob(B256),
     Request(u64),
@@ -96,6 +101,24 @@ pub(crate) enum DutyTask {
     Session(SessionId),
 }
 
+/// Positions in the logs of what changed of workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Positions {
+    workers: u64,
+    standings: u64,
+    open_jobs: u64,
+    health: u64,
+}
+
+/// Workers of which something changed, in any order and with repetitions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Changed<'a> {
+    pub(crate) workers: &'a [Address],
+    pub(crate) standings: &'a [Address],
+    pub(crate) open_jobs: &'a [Address],
+    pub(crate) health: &'a [Address],
+}
+
 /// The pure core of dispatch.
 #[derive(Debug)]
 pub struct DispatchCore {
@@ -105,13 +128,14 @@ pub struct DispatchCore {
     time: Table<u8, u64>,
     models: Table<ModelId, Model>,
     workers: Table<Address, Worker>,
-    /// Standings of those that left with less than a full one: coming back does not wash them.
-    standings: Table<Address, u32>,
+    /// How workers have been doing whose standing is not full, see [`crate::standing`]; also of those that left, because
+    /// coming back does not wash it.
+    standings: HashTable<Address, u32>,
     sessions: Table<SessionId, Session>,
     /// Sessions that are not closed, by who serves them.
     served: Table<(Address, SessionId), u8>,
-    jobs: Table<JobId, Job>,
-    speeds: Table<(Address, ModelId), Speed>,
+    jobs: Jobs,
+    speeds: HashTable<(Address, ModelId), Speed>,
     blobs: Table<B256, B256>,
     /// Sortition requests.
     requests: Table<u64, SessionRequest>,
@@ -123,22 +147,22 @@ pub struct DispatchCore {
     withdrawal_asked: Table<u8, u64>,
     expiries: Table<(u64, Expiring), u8>,
     /// Written by inputs only, so that it survives reverts.
-    health: Table<Address, WorkerHealth>,
+    health: HashTable<Address, WorkerHealth>,
 }
 
 impl DispatchCore {
     /// An empty directory; the runner fills it from the journal.
-    pub const fn new(config: DispatchConfig) -> Self {
+    pub fn new(config: DispatchConfig) -> Self {
         Self {
             config,
             params: Table::new("params"),
             time: Table::new("time"),
             models: Table::new("models"),
             workers: Table::logged("workers"),
-            standings: Table::new("standings"),
+            standings: Table::logged("standings"),
             sessions: Table::new("sessions"),
             served: Table::new("served"),
-            jobs: Table::new("jobs"),
+            jobs: Jobs::new("jobs"),
             speeds: Table::new("speeds"),
             blobs: Table::new("blobs"),
             requests: Table::new("requests"),
@@ -171,15 +195,24 @@ impl DispatchCore {
         self.params().ok_or_else(|| DispatchError::Internal("AIConfig's parameters are not known yet".into()))
     }
 
-    /// Where the logs of changes of the workers' records and of their heartbeats are.
-    pub(crate) fn positions(&self) -> [u64; 2] {
-        [self.workers.position(), self.health.position()]
+    /// Where the logs of changes are.
+    pub(crate) fn positions(&self) -> Positions {
+        Positions {
+            workers: self.workers.position(),
+            standings: self.standings.position(),
+            open_jobs: self.jobs.index().changed().position(),
+            health: self.health.position(),
+        }
     }
 
-    /// The workers whose records, and those whose heartbeats changed since positions of the two logs; `None` when it may
-    /// be any worker's.
-    pub(crate) fn changed_since(&self, workers: u64, health: u64) -> Option<(&[Address], &[Address])> {
-        Some((self.workers.changed_since(workers)?, self.health.changed_since(health)?))
+    /// Whose records, standings, open jobs and heartbeats changed since; `None` when it may be any worker's.
+    pub(crate) fn changed_since(&self, read: &Positions) -> Option<Changed<'_>> {
+        Some(Changed {
+            workers: self.workers.changed_since(read.workers)?,
+            standings: self.standings.changed_since(read.standings)?,
+            open_jobs: self.jobs.index().changed().since(read.open_jobs)?,
+            health: self.health.changed_since(read.health)?,
+        })
     }
 
     /// Every model, by id.
@@ -207,17 +240,36 @@ impl DispatchCore {
         self.health.get(address)
     }
 
-    /// How long the worker takes for each model it has completed jobs of.
+    /// How many jobs the worker has that are submitted or acknowledged.
+    pub fn open_jobs_of(&self, address: &Address) -> u64 {
+        self.jobs.index().open_jobs_of(address)
+    }
+
+    /// How the worker has been doing, basis points by which its score counts in a draw: see [`crate::standing`].
+    pub fn standing_of(&self, address: &Address) -> u32 {
+        self.standings.get(address).copied().unwrap_or(FULL_STANDING)
+    }
+
+    /// How long the worker takes for each registered model it has completed jobs of.
     pub fn speeds_of(&self, address: &Address) -> impl Iterator<Item = (ModelId, Speed)> + '_ {
         let address = *address;
-        self.speeds
-            .range((address, ModelId(B256::ZERO))..=(address, ModelId(B256::repeat_byte(0xff))))
-            .map(|((_, model), speed)| (*model, *speed))
+        self.models.iter().filter_map(move |(model, _)| Some((*model, *self.speeds.get(&(address, *model))?)))
     }
 
     /// One session.
     pub fn session(&self, id: SessionId) -> Option<&Session> {
         self.sessions.get(&id)
+    }
+
+    /// A session's jobs that are still kept, oldest first.
+    pub fn jobs_of(&self, session: SessionId) -> &[JobId] {
+        self.jobs.index().of_session(&session)
+    }
+
+    /// Block time of a session's creation, newest job or newest keys, unix seconds.
+    pub fn last_activity(&self, id: SessionId, session: &Session) -> u64 {
+        let newest = self.jobs_of(id).last().and_then(|job| self.jobs.get(job));
+        session.last_activity.max(newest.map_or(0, |job| job.submitted_at))
     }
 
     /// The sessions a worker serves that are not closed.
@@ -229,6 +281,11 @@ impl DispatchCore {
     /// One job.
     pub fn job(&self, id: JobId) -> Option<&Job> {
         self.jobs.get(&id)
+    }
+
+    /// A job's identity across forks.
+    pub fn subject(&self, id: JobId) -> Option<Subject> {
+        self.jobs.get(&id).map(|job| job.subject(&self.config.deployment, id))
     }
 
     /// The type-3 transaction that carried a blob.
@@ -274,18 +331,27 @@ impl DispatchCore {
 
     /// Jobs the worker can still take at `now` (unix seconds); `None` when its health is unknown.
     pub fn free_slots(&self, address: &Address, now: u64) -> Option<u64> {
-        self.slots(self.workers.get(address)?, self.health.get(address)?, now)
+        self.workers.get(address)?;
+        match self.capacity(self.health.get(address), now) {
+            Capacity::Jobs(most) => Some(u64::from(most).saturating_sub(self.open_jobs_of(address))),
+            Capacity::Draining | Capacity::Unready => Some(0),
+            Capacity::Stale | Capacity::Any => None,
+        }
     }
 
-    fn slots(&self, worker: &Worker, health: &WorkerHealth, now: u64) -> Option<u64> {
+    /// What a worker with this newest heartbeat takes at a time, unix seconds.
+    pub(crate) fn capacity(&self, health: Option<&WorkerHealth>, now: u64) -> Capacity {
+        let Some((health, params)) = health.zip(self.params()) else { return Capacity::Stale };
         if !self.is_heard_recently(health.heard_at, now) {
-            return None;
+            Capacity::Stale
+        } else if health.heartbeat.is_draining() {
+            Capacity::Draining
+        } else if !health.heartbeat.is_ready() {
+            Capacity::Unready
+        } else {
+            let limit = u32::try_from(params.max_concurrent_jobs).unwrap_or(u32::MAX);
+            Capacity::Jobs(limit.min(health.heartbeat.max_jobs))
         }
-        if health.heartbeat.is_draining() || !health.heartbeat.is_ready() {
-            return Some(0);
-        }
-        let limit = self.params()?.max_concurrent_jobs.min(u64::from(health.heartbeat.max_jobs));
-        Some(limit.saturating_sub(worker.open_jobs))
     }
 
     /// Whether a heartbeat that was heard at a time, unix seconds, still tells of its worker's health at `now`.
@@ -295,22 +361,11 @@ impl DispatchCore {
 
     /// What the worker is doing, judged at the newest block's time; `None` for an account that is no worker.
     pub fn state_of(&self, address: &Address) -> Option<WorkerState> {
-        Some(self.state_by(self.workers.get(address)?, self.health.get(address)))
-    }
-
-    /// [`Self::state_of`] by its record and newest heartbeat.
-    pub(crate) fn state_by(&self, worker: &Worker, health: Option<&WorkerHealth>) -> WorkerState {
-        if worker.suspended_until.is_some() {
-            return WorkerState::Jailed;
+        if self.workers.get(address)?.suspended_until.is_some() {
+            return Some(WorkerState::Jailed);
         }
-        let Some(health) = health else { return WorkerState::Stale };
-        match self.slots(worker, health, self.block_time()) {
-            None => WorkerState::Stale,
-            Some(_) if health.heartbeat.is_draining() => WorkerState::Draining,
-            Some(_) if !health.heartbeat.is_ready() => WorkerState::Unready,
-            Some(0) => WorkerState::Busy,
-            Some(_) => WorkerState::Ready,
-        }
+        let capacity = self.capacity(self.health.get(address), self.block_time());
+        Some(capacity.state(self.open_jobs_of(address)))
     }
 
     /// Plans what a session may need: another worker, while it is alive and its own may not serve it any more.
@@ -318,7 +373,7 @@ impl DispatchCore {
         if !self.config.keeper {
             return;
         }
-        let plan = self.sessions.get(&id).filter(|session| self.needs_worker(session)).map(|_| Plan {
+        let plan = self.sessions.get(&id).filter(|session| self.needs_worker(id, session)).map(|_| Plan {
             duty: Duty::Reassign,
             after: self.block_time(),
             settle_from: None,
@@ -330,9 +385,10 @@ impl DispatchCore {
         self.duties.plan(DutyKey::Session(id), plan);
     }
 
-    fn needs_worker(&self, session: &Session) -> bool {
+    fn needs_worker(&self, id: SessionId, session: &Session) -> bool {
         let Some(params) = self.params() else { return false };
-        let idle_until = session.last_activity.saturating_add(params.session_inactivity_timeout);
+        let idle_until =
+            self.last_activity(id, session).saturating_add(params.session_inactivity_timeout);
         let served =
             self.workers.get(&session.worker).is_some_and(|w| self.is_eligible(w, &session.model_id));
         session.status != SessionStatus::Closed
@@ -352,7 +408,7 @@ impl DispatchCore {
             match key {
                 DutyKey::Job(job) if duty == Duty::Release => releases.push(job),
                 DutyKey::Job(job) => self.ask(block, duty, DutyTask::Jobs(vec![job]), effects)?,
-                DutyKey::Session(id) if self.sessions.get(&id).is_some_and(|s| self.needs_worker(s)) => {
+                DutyKey::Session(id) if self.sessions.get(&id).is_some_and(|s| self.needs_worker(id, s)) => {
                     self.ask(block, duty, DutyTask::Session(id), effects)?;
                 }
                 DutyKey::Session(_) => self.duties.plan(key, None),
@@ -380,7 +436,7 @@ impl DispatchCore {
     /// One job is its subject; several are the hash of theirs; a session is told apart from others under its number on
     /// other forks by its transaction, and from its own later reassignments by their count.
     fn duty_subject(&self, task: &DutyTask) -> B256 {
-        let subject = |id: &JobId| self.jobs.get(id).map_or(B256::ZERO, |job| job.subject.id());
+        let subject = |id: &JobId| self.subject(*id).map_or(B256::ZERO, |subject| subject.id());
         let mut hasher = Keccak256::new();
         match task {
             DutyTask::Jobs(jobs) => {
@@ -405,11 +461,21 @@ impl DispatchCore {
 
     /// What may be needed by a dispute of a later job is kept for the retention period, then forgotten.
     fn expire(&mut self, block: &FeedBlock, what: Expiring) {
-        let keep = self.params().map_or(u64::MAX, |p| p.blob_retention_period);
-        self.expiries.insert((block.timestamp.saturating_add(keep), what), 0);
+        self.expiries.insert((self.forgotten_after(block.timestamp), what), 0);
+    }
+
+    /// Block time after which what was needed at a time is not any more, both unix seconds.
+    fn forgotten_after(&self, needed: u64) -> u64 {
+        needed.saturating_add(self.params().map_or(u64::MAX, |p| p.blob_retention_period))
     }
 
     fn forget_expired(&mut self, block: &FeedBlock) {
+        for (at, id) in self.jobs.tidy().1.take_expired(block.timestamp) {
+            // One that ended another way since is kept longer.
+            if self.jobs.get(&id).is_some_and(|job| job.forget_after == Some(at)) {
+                self.forget_job(id);
+            }
+        }
         let due: Vec<_> =
             self.expiries.iter().map(|(key, _)| *key).take_while(|(at, _)| *at < block.timestamp).collect();
         for key in due {
@@ -417,9 +483,6 @@ impl DispatchCore {
             match key.1 {
                 Expiring::Blob(hash) => {
                     self.blobs.remove(&hash);
-                }
-                Expiring::Job(id) => {
-                    self.jobs.remove(&id);
                 }
                 Expiring::Session(id) => self.forget_session(block, id),
                 Expiring::Request(id) => self.forget_request(id),
@@ -429,10 +492,8 @@ impl DispatchCore {
 
     /// A session is kept while it was active within the retention period.
     fn forget_session(&mut self, block: &FeedBlock, id: SessionId) {
-        let keep = self.params().map_or(u64::MAX, |p| p.blob_retention_period);
-        let Some(until) = self.sessions.get(&id).map(|s| s.last_activity.saturating_add(keep)) else {
-            return;
-        };
+        let Some(session) = self.sessions.get(&id) else { return };
+        let until = self.forgotten_after(self.last_activity(id, session));
         if until >= block.timestamp {
             self.expiries.insert((until, Expiring::Session(id)), 0);
             return;
@@ -458,7 +519,7 @@ impl DispatchCore {
 
 impl Extension for DispatchCore {
     const NAME: &'static str = "dispatch";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 
     fn apply(&mut self, block: &FeedBlock, effects: &mut Effects) -> Result<(), CoreError> {
         self.time.insert(0, block.timestamp);
@@ -486,8 +547,8 @@ impl Extension for DispatchCore {
         for request in touched.requests {
             self.apply_request(&index, request)?;
         }
-        for job in touched.jobs {
-            self.apply_job(&index, job, effects)?;
+        for job in index.touched_jobs() {
+            self.apply_job(&index, &job, effects)?;
         }
         self.plan_sessions(touched.config || !touched.models.is_empty(), &touched.workers);
         self.count_bounties(block);
@@ -513,7 +574,7 @@ impl Extension for DispatchCore {
     }
 
     fn tables(&mut self) -> Vec<&mut dyn AnyTable> {
-        let [entries, queue, gas] = self.duties.tables();
+        let [duties, gas] = self.duties.tables();
         vec![
             &mut self.params,
             &mut self.time,
@@ -527,8 +588,7 @@ impl Extension for DispatchCore {
             &mut self.blobs,
             &mut self.requests,
             &mut self.asked,
-            entries,
-            queue,
+            duties,
             gas,
             &mut self.bounties,
             &mut self.withdrawal_asked,

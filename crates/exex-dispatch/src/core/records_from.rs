@@ -12,6 +12,6 @@ impl DispatchCore {
 
     /// The jobs from an id on, in order.
     pub fn jobs_from(&self, first: JobId) -> impl DoubleEndedIterator<Item = (JobId, &Job)> {
-        self.jobs.range(first..).map(|(id, job)| (*id, job))
+        self.jobs.rows().range(first..).map(|(id, job)| (*id, job))
     }
 }

@@ -43,7 +43,7 @@ impl DispatchCore {
             .iter()
             .filter(|log| log.address == manager && request_id(log) == Some(id))
             .collect();
-        let asked = transaction_of(&logs, &[SessionManager::SessionRequested::SIGNATURE_HASH]);
+        let asked = transaction_of(logs.iter().copied(), &[SessionManager::SessionRequested::SIGNATURE_HASH]);
         let ready = logs.iter().find(|log| topic0(log) == Some(SessionManager::SessionReady::SIGNATURE_HASH));
         let ready = ready.and_then(|log| log.topics.get(2));
         let session = ready.and_then(|id| SessionId::try_from(U256::from_be_bytes(id.0)).ok());

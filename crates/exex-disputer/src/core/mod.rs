@@ -116,7 +116,7 @@ pub struct DisputerCore {
 
 impl DisputerCore {
     /// An empty core; the runner fills it from the journal.
-    pub const fn new(config: DisputerConfig) -> Self {
+    pub fn new(config: DisputerConfig) -> Self {
         Self {
             config,
             params: Table::new("params"),

@@ -101,7 +101,7 @@ pub struct WorkerCore {
 
 impl WorkerCore {
     /// An empty core; the runner fills it from the journal.
-    pub const fn new(config: WorkerCoreConfig) -> Self {
+    pub fn new(config: WorkerCoreConfig) -> Self {
         Self {
             config,
             params: Table::new("params"),
