@@ -59,15 +59,15 @@ impl Silence {
 
     /// Notes of workers when they were heard; gives their heartbeats.
     fn listen(&mut self, core: &DispatchCore, time: u64, workers: Vec<Address>) -> Vec<Heard> {
-        let known = workers.into_iter().filter_map(|worker| Some((worker, core.health_of(&worker)?)));
-        known
-            .map(|(worker, health)| {
-                if core.is_heard_recently(health.heard_at, time) {
-                    self.note(worker, health.heard_at);
-                }
-                (worker, health.heartbeat.clone())
-            })
-            .collect()
+        let mut heard = Vec::with_capacity(workers.len());
+        for worker in workers {
+            let health = core.health_of(&worker);
+            if let Some(health) = health.filter(|h| core.is_heard_recently(h.heard_at, time)) {
+                self.note(worker, health.heard_at);
+            }
+            heard.push((worker, health.map(|h| h.heartbeat.clone())));
+        }
+        heard
     }
 
     /// Adds to `stale` who was not heard for too long at `time`.

@@ -5,8 +5,8 @@ use alloy_primitives::Address;
 use lcai_primitives::eip712::SignedHeartbeat;
 use std::{cmp::Ordering, sync::Arc};
 
-/// A worker's heartbeat.
-pub(crate) type Heard = (Address, SignedHeartbeat);
+/// A worker's newest heartbeat; `None` once none is known.
+pub(crate) type Heard = (Address, Option<SignedHeartbeat>);
 
 /// Newest heartbeats by worker.
 #[derive(Debug, Clone, Default)]
@@ -38,10 +38,11 @@ impl Heartbeats {
 
     /// A worker's newest.
     pub(crate) fn get(&self, worker: &Address) -> Option<&SignedHeartbeat> {
-        self.batches.iter().rev().find_map(|batch| {
+        let newest = self.batches.iter().rev().find_map(|batch| {
             let place = batch.binary_search_by_key(worker, |(known, _)| *known).ok()?;
-            batch.get(place).map(|(_, heartbeat)| heartbeat)
-        })
+            batch.get(place)
+        });
+        newest?.1.as_ref()
     }
 
     /// For looking workers up in ascending order.
@@ -69,7 +70,7 @@ impl<'a> Ascending<'a> {
                 }
             }
         }
-        newest
+        newest?.as_ref()
     }
 }
 
@@ -98,14 +99,15 @@ mod tests {
     proptest! {
         #[test]
         fn the_newest_of_each_is_found_and_copies_stay(
-            batches in prop::collection::vec(prop::collection::vec((any::<u8>(), 1..9u64), 0..40), 0..30),
+            batches in prop::collection::vec(prop::collection::vec((any::<u8>(), 0..9u64), 0..40), 0..30),
         ) {
             let mut heartbeats = Heartbeats::default();
-            let mut model: BTreeMap<Address, SignedHeartbeat> = BTreeMap::new();
+            let mut model: BTreeMap<Address, Option<SignedHeartbeat>> = BTreeMap::new();
             let mut copies = Vec::new();
             for batch in batches {
                 let heard = |(n, sequence)| {
-                    (Address::with_last_byte(n), crate::tests::heartbeat_of(1, 1, sequence))
+                    let heartbeat = (sequence > 0).then(|| crate::tests::heartbeat_of(1, 1, sequence));
+                    (Address::with_last_byte(n), heartbeat)
                 };
                 let batch: Vec<Heard> = batch.into_iter().map(heard).collect();
                 model.extend(batch.clone());
@@ -115,9 +117,10 @@ mod tests {
             for (heartbeats, model) in copies {
                 let mut ascending = heartbeats.ascending();
                 for worker in (0..=255).map(Address::with_last_byte) {
-                    prop_assert_eq!(heartbeats.get(&worker), model.get(&worker));
+                    let newest = model.get(&worker).and_then(Option::as_ref);
+                    prop_assert_eq!(heartbeats.get(&worker), newest);
                     if worker.0[19] % 3 != 0 {
-                        prop_assert_eq!(ascending.get(&worker), model.get(&worker));
+                        prop_assert_eq!(ascending.get(&worker), newest);
                     }
                 }
                 let held: usize = heartbeats.batches.iter().map(|batch| batch.len()).sum();

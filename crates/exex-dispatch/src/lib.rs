@@ -14,8 +14,8 @@ mod error;
 mod heartbeats;
 #[cfg(test)]
 mod hostile_tests;
-mod keeper;
 mod jobs;
+mod keeper;
 mod key_update;
 mod members;
 mod mismatch;

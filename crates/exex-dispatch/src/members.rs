@@ -101,7 +101,7 @@ fn parts(drawn: DrawnWorker) -> (Record, Load, Option<Heard>) {
     let DrawnWorker { worker, stake, score, standing_bps, open_jobs, heartbeat, why_not } = drawn;
     let load = Load { open_jobs, capacity: Capacity::Any };
     let record = Record { worker, stake, score, standing_bps, why_not };
-    (record, load, heartbeat.map(|heartbeat| (worker, heartbeat)))
+    (record, load, heartbeat.map(|heartbeat| (worker, Some(heartbeat))))
 }
 
 impl Members {
@@ -412,7 +412,7 @@ mod tests {
                 prop_assert_eq!(members.sums().last().copied().unwrap_or_default(), total);
                 for n in 0..=255 {
                     let worker = Address::with_last_byte(n);
-                    prop_assert_eq!(members.get(&worker).as_ref(), model.get(&worker));
+                    prop_assert_eq!(members.get(&worker), model.get(&worker).cloned());
                 }
                 // Every point has the worker that a walk over all weights gives.
                 let weight = |w: &DrawnWorker| if w.why_not.is_some() { U256::ZERO } else { w.weight(cap) };

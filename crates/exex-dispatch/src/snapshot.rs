@@ -109,7 +109,7 @@ impl Snapshot {
         let listed = || core.workers().filter(|(_, worker)| worker.models.contains(&model));
         let workers = listed().map(|(address, worker)| row(core, *address, worker, &model)).collect();
         let heard = listed()
-            .filter_map(|(address, _)| Some((*address, core.health_of(address)?.heartbeat.clone())))
+            .map(|(address, _)| (*address, core.health_of(address).map(|h| h.heartbeat.clone())))
             .collect();
         Ok(Self::new(block, core.block_time(), model, Members::of(stake_cap, workers, heard)))
     }

@@ -328,7 +328,10 @@ mod tests {
         let output: Vec<u8> = (0..18 * 32u32).map(|n| (n * 31 % 251) as u8).collect();
         let whole = JobRegistry::getJobCall::abi_decode_returns(&output).unwrap();
         let job = EncodedJob::new(&output).unwrap();
-        assert_eq!((job.session_id(), job.worker(), job.state()), (whole.sessionId, whole.worker, whole.state));
+        assert_eq!(
+            (job.session_id(), job.worker(), job.state()),
+            (whole.sessionId, whole.worker, whole.state)
+        );
         assert_eq!(job.escrowed_fee(), whole.escrowedFee);
         assert_eq!(job.prompt_blob_hash(), whole.promptBlobHash);
         assert_eq!(job.response_blob_hash(), whole.responseBlobHash);

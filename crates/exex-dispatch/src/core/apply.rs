@@ -156,9 +156,8 @@ impl DispatchCore {
     /// The nonce that a `createSession` spent: the account's at the end of the block, less what was spent after it.
     fn nonce_spent(&self, index: &BlockIndex<'_>, id: U256, user: Address) -> Option<U256> {
         let created = index.about(id).find(|log| is_creation(log))?;
-        let adopted = index
-            .about(id)
-            .any(|log| topic0(log) == Some(JobRegistry::SessionAdopted::SIGNATURE_HASH));
+        let adopted =
+            index.about(id).any(|log| topic0(log) == Some(JobRegistry::SessionAdopted::SIGNATURE_HASH));
         if adopted {
             return None;
         }

@@ -160,7 +160,8 @@ impl<'a> BlockIndex<'a> {
             }
             let not_before = answers.as_slice().iter().take_while(|(known, _)| *known < id).count();
             answers = answers.as_slice().get(not_before..).unwrap_or_default().iter();
-            let answer = answers.as_slice().first().filter(|(known, _)| *known == id).map(|(_, answer)| *answer);
+            let answer =
+                answers.as_slice().first().filter(|(known, _)| *known == id).map(|(_, answer)| *answer);
             is_job.then_some(TouchedJob { id, happened, answer })
         })
     }

@@ -387,8 +387,7 @@ impl DispatchCore {
 
     fn needs_worker(&self, id: SessionId, session: &Session) -> bool {
         let Some(params) = self.params() else { return false };
-        let idle_until =
-            self.last_activity(id, session).saturating_add(params.session_inactivity_timeout);
+        let idle_until = self.last_activity(id, session).saturating_add(params.session_inactivity_timeout);
         let served =
             self.workers.get(&session.worker).is_some_and(|w| self.is_eligible(w, &session.model_id));
         session.status != SessionStatus::Closed
