@@ -7,8 +7,8 @@ use crate::{
     heartbeats::Heard,
     snapshot::{Snapshot, row},
 };
-use alloy_primitives::{Address, U256, map::AddressMap};
-use lcai_host::BlockRef;
+use alloy_primitives::{Address, U256};
+use lcai_host::{BlockRef, FastMap};
 use lcai_primitives::ids::ModelId;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -44,7 +44,7 @@ struct Kept {
 #[derive(Debug, Default)]
 struct Silence {
     /// When each was heard, unix seconds: its newest heartbeat, or an older one.
-    noted: AddressMap<u64>,
+    noted: FastMap<Address, u64>,
     /// The same by time, and what was noted before.
     by_time: BTreeMap<u64, Vec<Address>>,
 }

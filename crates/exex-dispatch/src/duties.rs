@@ -5,8 +5,7 @@
 //! cheapest duties go first, and a quarter of the budget is the dear ones', so that neither keeps the other from being done.
 
 use crate::agenda::Agenda;
-use alloy_primitives::map::HashMap;
-use lcai_host::{AnyTable, Index, Indexed, Table};
+use lcai_host::{AnyTable, FastMap, Index, Indexed, Table};
 use lcai_primitives::ids::{JobId, SessionId};
 use serde::{Deserialize, Serialize};
 
@@ -189,7 +188,7 @@ impl Index<DutyKey, Entry> for Queue {
 /// The schedule.
 #[derive(Debug)]
 pub struct Duties {
-    entries: Indexed<DutyKey, Entry, Queue, HashMap<DutyKey, Entry>>,
+    entries: Indexed<DutyKey, Entry, Queue, FastMap<DutyKey, Entry>>,
     budget: Table<u8, Budget>,
 }
 

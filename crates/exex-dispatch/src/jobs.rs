@@ -1,11 +1,8 @@
 //! The jobs by what is asked of them: their sessions, their workers, when they are forgotten.
 
 use crate::{agenda::Agenda, records::Job};
-use alloy_primitives::{
-    Address,
-    map::{AddressMap, HashMap},
-};
-use lcai_host::{Index, Indexed, KeyLog};
+use alloy_primitives::Address;
+use lcai_host::{FastMap, Index, Indexed, KeyLog};
 use lcai_primitives::ids::{JobId, SessionId};
 
 /// Every job, by its number.
@@ -15,11 +12,11 @@ pub(crate) type Jobs = Indexed<JobId, Job, JobIndex>;
 #[derive(Debug, Default)]
 pub(crate) struct JobIndex {
     /// How many jobs each worker has open; none are not listed.
-    open: AddressMap<u64>,
+    open: FastMap<Address, u64>,
     /// The workers for which that changed.
     changed: KeyLog<Address>,
     /// In ascending order; a session without jobs is not listed.
-    by_session: HashMap<SessionId, Vec<JobId>>,
+    by_session: FastMap<SessionId, Vec<JobId>>,
     expiries: Agenda<JobId>,
 }
 

@@ -45,5 +45,5 @@ pub use journal::{
 pub use lane::{LaneClass, LaneConfig, LaneError, Sent, TxLane, TxSpec};
 pub use runner::{BlockEvent, ExtensionHandle, ExtensionRunner, RunnerConfig, RunnerError};
 pub use supervisor::{FailedTask, RestartPolicy, Supervisor, TaskError};
-pub use table::{AnyTable, HashTable, KeyLog, RawChange, Rows, Table};
+pub use table::{AnyTable, FastMap, HashTable, KeyLog, RawChange, Rows, Table};
 pub use walk::{ChainReader, ChainWalker, WalkConfig};

@@ -1,10 +1,9 @@
 //! In-memory tables that remember what changed, so that undo and persistence follow from use.
 
 use crate::CoreError;
-use alloy_primitives::map::HashMap;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    collections::{BTreeMap, btree_map},
+    collections::{BTreeMap, HashMap, btree_map},
     fmt,
     hash::Hash,
     marker::PhantomData,
@@ -79,6 +78,10 @@ impl<K> KeyLog<K> {
     }
 }
 
+/// A map for keys that a chain made, addresses and numbers: a block has thousands of look-ups, and the standard hash costs
+/// more than they do. Seeded, so that nobody can prepare keys that collide.
+pub type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// What holds a table's rows.
 pub trait Rows<K, V>: Default + Send + Sync {
     /// The row's value.
@@ -125,7 +128,7 @@ macro_rules! rows {
 }
 
 rows!(BTreeMap<K, V>, Ord);
-rows!(HashMap<K, V>, Eq + Hash);
+rows!(FastMap<K, V>, Eq + Hash);
 
 /// A row that was changed: its key, and where its old encoding is, if there was one.
 #[derive(Debug, Clone)]
@@ -151,7 +154,7 @@ pub struct Table<K, V, R = BTreeMap<K, V>> {
 }
 
 /// A [`Table`] for rows that are only looked up one by one: by keys in no order, it is several times as quick.
-pub type HashTable<K, V> = Table<K, V, HashMap<K, V>>;
+pub type HashTable<K, V> = Table<K, V, FastMap<K, V>>;
 
 impl<K, V, R: Rows<K, V>> fmt::Debug for Table<K, V, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -315,16 +318,18 @@ where
 
     fn drain(&mut self) -> Result<Vec<RawChange>, CoreError> {
         let corrupt = |e: postcard::Error| CoreError::Corrupt { table: self.name, reason: e.to_string() };
-        let (mut touched, olds) = (std::mem::take(&mut self.touched), std::mem::take(&mut self.encoded));
         if let Some(failure) = self.failure.take() {
+            self.touched.clear();
+            self.encoded.clear();
             return Err(corrupt(failure));
         }
+        let (touched, olds) = (&mut self.touched, &self.encoded);
         // Stable, so that the first change to each row stays the first.
         touched.sort_by(|a, b| a.key.cmp(&b.key));
         touched.dedup_by(|later, first| later.key == first.key);
         let mut changes = Vec::with_capacity(touched.len());
         let mut buffer = Vec::with_capacity(1024);
-        for Touched { key, old } in touched {
+        for Touched { key, old } in touched.drain(..) {
             buffer.clear();
             buffer = encode(buffer, &key).map_err(corrupt)?;
             let (key_len, new) = (buffer.len(), self.rows.get(&key));
@@ -339,6 +344,7 @@ where
                 changes.push(RawChange { key: key.to_vec(), old, new });
             }
         }
+        self.encoded.clear();
         Ok(changes)
     }
 

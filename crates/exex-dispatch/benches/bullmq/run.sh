@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The directory's bench beside BullMQ on a real Redis, in one run: processor time, microseconds a job, and the ratio. Needs
-# Linux, redis-server, node, npm. A job of ours is a draw, its four events (submitted, acknowledged, completed, released)
-# applied with what the journal is given, and its part of the block's snapshot; a job of BullMQ's is added, taken and
-# completed. BullMQ also writes to Redis's memory; ours is measured up to the bytes that the journal then writes.
+# Linux, redis-server, node, npm. A job of ours is a draw, its four events (submitted, acknowledged, completed, released,
+# each in another block) applied with what the journal is given, its part of those blocks' snapshots, and that it is
+# forgotten; a job of BullMQ's is added, taken and completed. BullMQ also writes to Redis's memory; ours is measured up to the bytes that the journal then writes.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
@@ -15,7 +15,8 @@ redis-server --port "$port" --bind 127.0.0.1 --save "" --appendonly no --dir "$w
 redis=$!
 cd "$here/../.."
 target=${CARGO_TARGET_DIR:-$(cargo metadata --format-version 1 --no-deps | node -pe 'JSON.parse(require("fs").readFileSync(0)).target_directory')}
-cargo bench --bench directory -- --noplot
+# As the whole workspace is built: with one crate alone, dependencies have other features and are built anew.
+cargo bench --workspace --locked --bench directory -- --noplot
 bullmq=$(cd "$work" && REDIS_PORT=$port node bullmq.mjs)
 node - "$target" "$bullmq" <<'JS'
 const [target, bullmq] = process.argv.slice(2);
