@@ -6,11 +6,7 @@ use crate::{
 };
 use alloy_primitives::{Address, Bytes, U256};
 use alloy_signer::SignerSync;
-use lcai_primitives::{
-    contracts::SessionStatus,
-    eip712::{self, SessionKeyUpdate},
-    ids::SessionId,
-};
+use lcai_primitives::{contracts::SessionStatus, eip712::SessionKeyUpdate, ids::SessionId};
 
 /// Whom to wrap a reassigned session's key for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,8 +74,7 @@ impl DispatchService {
             nonce,
             expiry,
         );
-        let deployment = &self.config.deployment;
-        let hash = update.signing_hash(&eip712::domain(deployment.chain_id, deployment.job_registry));
+        let hash = update.signing_hash(&self.domain);
         let signature = signer
             .sign_hash_sync(&hash)
             .map_err(|_| DispatchError::Internal("the dispatcher's key could not sign".into()))?;

@@ -10,11 +10,11 @@ use crate::{
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_signer::SignerSync;
 use alloy_signer_local::PrivateKeySigner;
-use alloy_sol_types::{Eip712Domain, SolCall};
+use alloy_sol_types::SolCall;
 use lcai_host::{BlockRef, Call, ExtensionHandle, HostClient, HostError, JournalError, Records};
 use lcai_primitives::{
     contracts::{Deployment, JobRegistry, WorkerRegistry},
-    eip712::{self, Heartbeat, SessionAuthorization},
+    eip712::{self, Heartbeat, Separator, SessionAuthorization},
     ids::{ModelId, SessionId},
 };
 use parking_lot::Mutex;
@@ -155,6 +155,8 @@ fn prefixed(prefix: &[u8], key: B256) -> Vec<u8> {
 /// Answers who serves a session, and signs for it.
 pub struct DispatchService {
     pub(crate) config: DispatchServiceConfig,
+    /// What is signed is signed under this.
+    pub(crate) domain: Separator,
     core: ExtensionHandle<DispatchCore>,
     client: Arc<dyn HostClient>,
     /// Pins of signed authorizations, durable.
@@ -183,8 +185,11 @@ impl DispatchService {
         client: Arc<dyn HostClient>,
         journal: Records,
     ) -> Self {
+        let deployment = &config.deployment;
+        let domain = Separator::from(&eip712::domain(deployment.chain_id, deployment.job_registry));
         Self {
             config,
+            domain,
             core,
             client,
             journal,
@@ -269,11 +274,7 @@ impl DispatchService {
             expiry,
         );
         metrics::counter!("lcai_dispatch_authorizations_total").increment(1);
-        self.grant(signer, message.signing_hash(&self.domain()), expiry)
-    }
-
-    fn domain(&self) -> Eip712Domain {
-        eip712::domain(self.config.deployment.chain_id, self.config.deployment.job_registry)
+        self.grant(signer, message.signing_hash(&self.domain), expiry)
     }
 
     fn grant(&self, signer: &PrivateKeySigner, hash: B256, expiry: u64) -> Result<Grant, DispatchError> {
@@ -295,10 +296,10 @@ impl DispatchService {
 
     /// Takes a worker's heartbeat: checked, journaled, applied.
     pub async fn heartbeat(&self, heartbeat: Heartbeat, signature: &[u8]) -> Result<(), DispatchError> {
-        let domain = eip712::domain(self.config.deployment.chain_id, self.config.deployment.job_registry);
-        let signer = lcai_crypto::recover_typed(heartbeat.signing_hash(&domain), signature).map_err(|e| {
-            DispatchError::Unauthorized(format!("the heartbeat's signature is malformed: {e}"))
-        })?;
+        let signer =
+            lcai_crypto::recover_typed(heartbeat.signing_hash(&self.domain), signature).map_err(|e| {
+                DispatchError::Unauthorized(format!("the heartbeat's signature is malformed: {e}"))
+            })?;
         if signer != heartbeat.worker {
             return Err(DispatchError::Unauthorized(format!(
                 "the heartbeat names {} but is signed by {signer}",

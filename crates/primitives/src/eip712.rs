@@ -76,9 +76,42 @@ pub fn domain(chain_id: u64, job_registry: Address) -> Eip712Domain {
     }
 }
 
+/// What a signature is bound to.
+pub trait Domain {
+    /// hashStruct of the domain.
+    fn separator(&self) -> B256;
+}
+
+/// Hashes its type and fields each time; see [`Separator`].
+impl Domain for Eip712Domain {
+    fn separator(&self) -> B256 {
+        Self::separator(self)
+    }
+}
+
+/// A domain that was hashed once, for whoever hashes much under it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Separator(B256);
+
+impl From<&Eip712Domain> for Separator {
+    fn from(domain: &Eip712Domain) -> Self {
+        Self(domain.separator())
+    }
+}
+
+impl Domain for Separator {
+    fn separator(&self) -> B256 {
+        self.0
+    }
+}
+
 /// keccak256("\x19\x01" ‖ domain separator ‖ struct hash): the 32 bytes that are signed.
-pub fn signing_hash<T: SolStruct>(value: &T, domain: &Eip712Domain) -> B256 {
-    value.eip712_signing_hash(domain)
+pub fn signing_hash<T: SolStruct>(value: &T, domain: &impl Domain) -> B256 {
+    let mut bytes = [0u8; 2 + 32 + 32];
+    bytes[..2].copy_from_slice(&[0x19, 0x01]);
+    bytes[2..34].copy_from_slice(domain.separator().as_slice());
+    bytes[34..].copy_from_slice(value.eip712_hash_struct().as_slice());
+    keccak256(bytes)
 }
 
 impl SessionAuthorization {
@@ -104,7 +137,7 @@ impl SessionAuthorization {
     }
 
     /// The hash the dispatcher signs (or the user, to prove who asks).
-    pub fn signing_hash(&self, domain: &Eip712Domain) -> B256 {
+    pub fn signing_hash(&self, domain: &impl Domain) -> B256 {
         signing_hash(self, domain)
     }
 }
@@ -130,21 +163,21 @@ impl SessionKeyUpdate {
     }
 
     /// The hash the dispatcher signs.
-    pub fn signing_hash(&self, domain: &Eip712Domain) -> B256 {
+    pub fn signing_hash(&self, domain: &impl Domain) -> B256 {
         signing_hash(self, domain)
     }
 }
 
 impl SubmitJob {
     /// The hash the user signs.
-    pub fn signing_hash(&self, domain: &Eip712Domain) -> B256 {
+    pub fn signing_hash(&self, domain: &impl Domain) -> B256 {
         signing_hash(self, domain)
     }
 }
 
 impl CompleteJob {
     /// The hash the worker signs.
-    pub fn signing_hash(&self, domain: &Eip712Domain) -> B256 {
+    pub fn signing_hash(&self, domain: &impl Domain) -> B256 {
         signing_hash(self, domain)
     }
 }
@@ -216,7 +249,7 @@ impl Heartbeat {
     }
 
     /// The hash the worker signs.
-    pub fn signing_hash(&self, domain: &Eip712Domain) -> B256 {
+    pub fn signing_hash(&self, domain: &impl Domain) -> B256 {
         self.signed(Bytes::new()).signing_hash(self.worker, domain)
     }
 
@@ -255,7 +288,7 @@ pub struct SignedHeartbeat {
 
 impl SignedHeartbeat {
     /// The hash the worker signs.
-    pub fn signing_hash(&self, worker: Address, domain: &Eip712Domain) -> B256 {
+    pub fn signing_hash(&self, worker: Address, domain: &impl Domain) -> B256 {
         let typed = typed::Heartbeat {
             worker,
             sentAt: self.sent_at,
@@ -295,6 +328,15 @@ mod tests {
 
     fn bytes(v: &Value, name: &str) -> Vec<u8> {
         hex::decode(v[name].as_str().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_separator_is_its_domain() {
+        let domain = domain(8200, Address::repeat_byte(4));
+        let value = SubmitJob { jobIndex: U256::from(7), ..SubmitJob::default() };
+        let hash = value.eip712_signing_hash(&domain);
+        assert_eq!(value.signing_hash(&domain), hash);
+        assert_eq!(value.signing_hash(&Separator::from(&domain)), hash);
     }
 
     fn domain_of(v: &Value) -> Eip712Domain {
