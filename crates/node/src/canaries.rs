@@ -3,6 +3,7 @@
 
 mod awaited;
 mod chain;
+mod friends;
 mod pool;
 mod purse;
 #[cfg(test)]
@@ -132,7 +133,7 @@ impl CanaryRunner {
                 sleep(Duration::from_secs(1)).await;
             }
             if reader.is_level() {
-                let planned = self.pools.look(&reader).await.map_err(TaskError::retry)?;
+                let planned = self.pools.look(&reader, &self.purse).await.map_err(TaskError::retry)?;
                 self.purse.announce(&planned).map_err(TaskError::retry)?;
             }
             for task in self.pools.tasks() {

@@ -6,8 +6,8 @@ use crate::{
 };
 use alloy_primitives::{Address, B256, U256, keccak256};
 use lcai_exex_disputer::canary::{
-    Act, Book, ClientStyle, Dice, Duty, Epochs, Lifetime, Member, Plan, Seed, SeenTx, Standing, Survey,
-    Tested, duties, prompt,
+    Act, Book, ClientStyle, Dice, Duty, Epochs, Friend, Lifetime, Member, Past, Plan, Seed, SeenTx, Standing,
+    Survey, Tested, duties, prompt,
 };
 use lcai_primitives::ids::ModelId;
 use std::{
@@ -23,12 +23,13 @@ const EPOCH: u64 = 7 * DAY;
 /// The first day, 4 June 2026, with which an epoch begins.
 const BEGIN: u64 = 2_944 * EPOCH;
 
-/// Epochs after which there are canaries of every age: who is tested from the first one on sees none that are old.
-const WARMING: u64 = 2;
-
 /// Longest that a session waits for a worker due; then it is opened with any other, or the account would not live as its user
 /// did.
 const PATIENCE: u64 = 300;
+
+/// Epochs after which an account has lived and can be a friend. Nodes plan an epoch when the one before it begins, and
+/// accounts live one and three quarters.
+const FRIENDS_AFTER: u64 = 3;
 
 /// Seconds until an account that was not drawn to a worker due asks again: as long as a draw holds.
 const RETRY: u64 = 120;
@@ -87,6 +88,9 @@ pub struct Setting {
     pub seed: u64,
     /// Epochs of users alone, which the disputer learns from.
     pub epochs_before: u64,
+    /// Epochs with canaries before they are told apart. In the first one none is old; in the first three none is paid by an
+    /// old friend, and after those friends are no older than canaries.
+    pub warming: u64,
     /// Epochs in which canaries are told apart.
     pub epochs: u64,
     /// Seconds from one new user to the next.
@@ -114,7 +118,7 @@ impl World {
     /// Lets it all happen. `prompts` are what users ask.
     pub fn new(setting: Setting, prompts: &[String]) -> Self {
         let begin = BEGIN + setting.epochs_before * EPOCH;
-        let from = begin + WARMING * EPOCH;
+        let from = begin + setting.warming * EPOCH;
         let until = from + setting.epochs * EPOCH;
         let mut txs = users(setting.seed, BEGIN, until, setting.each, prompts);
         // What users do after the end is nobody's to see.
@@ -127,7 +131,7 @@ impl World {
             random: Random::new(setting.seed, "draws"),
             duties: (0, 0),
             asked: 0,
-            used: BTreeSet::new(),
+            past: Past::default(),
         };
         for epoch in begin / EPOCH..until / EPOCH {
             match setting.canaries.way {
@@ -158,8 +162,8 @@ struct Disputer {
     random: Random,
     duties: (usize, usize),
     asked: u64,
-    /// Whom accounts were like.
-    used: BTreeSet<Address>,
+    /// Whom accounts were like, and who of them can pay others.
+    past: Past,
 }
 
 impl Disputer {
@@ -189,8 +193,13 @@ impl Disputer {
         let life = Lifetime { from: now + 60, begin, until: begin + 2 * EPOCH - EPOCH / 4 };
         let mut due = self.due(epoch);
         self.duties.0 += due.len();
-        let plan = Plan::new(seed, &habits, life, due.len() * 3 / 2, &self.used);
-        self.used.extend(&plan.like);
+        let mut past = self.past.clone();
+        past.friends.retain(|friend| friend.epoch + FRIENDS_AFTER <= epoch);
+        let plan = Plan::new(seed, &habits, life, due.len() * 3 / 2, &past);
+        self.past.like.extend(&plan.like);
+        let taken = |friend: &Friend| plan.members.iter().any(|member| member.friend == Some(*friend));
+        self.past.friends.retain(|friend| !taken(friend));
+        let mut met = vec![false; plan.members.len()];
         let mut money: Vec<u128> = plan.members.iter().map(|member| member.like.funded.to()).collect();
         for member in &plan.members {
             self.pays(seed, member, &mut money);
@@ -213,6 +222,7 @@ impl Disputer {
             }
             waiting.remove(&index);
             place.map(|place| due.remove(place));
+            met[index] |= place.is_some();
             let Some(left) = money.get_mut(index).filter(|left| **left > FEE + 4 * GAS) else { continue };
             let member = &plan.members[index];
             let (last, spent) = self.session(seed, member, n, at, *left);
@@ -222,6 +232,7 @@ impl Disputer {
             }
         }
         self.duties.1 += due.len();
+        self.past.friends.extend(friends(epoch, &plan, &met, &money));
     }
 
     fn transfer(&mut self, at: u64, from: Address, to: Address, wei: U256, style: Style) {
@@ -249,7 +260,10 @@ impl Disputer {
                 money[payer as usize] = money[payer as usize].saturating_sub(funded + GAS);
                 (account_of(seed, payer), style)
             }
-            None => self.outside(),
+            None => match member.friend {
+                Some(friend) => (account_of(self.seed(friend.epoch), friend.index), style),
+                None => self.outside(),
+            },
         };
         self.transfer(like.paid_at, from, account, like.funded, payer);
         let left = &mut money[member.index as usize];
@@ -366,6 +380,29 @@ impl Disputer {
             self.txs.push(Tx { at: duty.at + 8, from: account, value: FEE, what, style });
         }
     }
+}
+
+/// Of each household of which no job is revealed the account that asks and has most money left.
+fn friends(epoch: u64, plan: &Plan, met: &[bool], money: &[u128]) -> Vec<Friend> {
+    let mut households: BTreeMap<u64, (bool, Option<(u128, usize)>)> = BTreeMap::new();
+    for (n, member) in plan.members.iter().enumerate() {
+        let mut root = member;
+        while let Some(payer) = root.payer {
+            root = &plan.members[payer as usize];
+        }
+        let (is_met, richest) = households.entry(root.index).or_default();
+        *is_met |= met[n];
+        if !member.like.sessions.is_empty() {
+            *richest = (*richest).max(Some((money[n], n)));
+        }
+    }
+    let unmet = households.into_values().filter(|(is_met, _)| !is_met).filter_map(|(_, richest)| richest);
+    unmet
+        .map(|(left, n)| {
+            let Member { index, like, .. } = &plan.members[n];
+            Friend { epoch, index: *index, since: like.paid_at, left: U256::from(left.saturating_sub(GAS)) }
+        })
+        .collect()
 }
 
 /// Jobs of users' sessions, and the seconds between two of one, up to a time.

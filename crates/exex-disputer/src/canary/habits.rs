@@ -109,6 +109,8 @@ pub struct Trace {
     pub account: Address,
     /// Who of its household paid it first; `None`: somebody outside, an exchange say.
     pub payer: Option<usize>,
+    /// Where somebody outside paid it who asks as well: seconds since that one was paid. An old friend, say.
+    pub friend: Option<u64>,
     /// When, unix seconds.
     pub paid_at: u64,
     /// What it was paid, wei.
@@ -206,8 +208,8 @@ impl Survey {
     }
 
     /// What there is to imitate: households of which somebody opened a session before `until`, unix seconds, so that what
-    /// they did since is known as well. Who was paid by somebody known for longer than `oldest_friend` seconds is taken for
-    /// paid from outside: accounts of canaries do not live for long enough to be such friends.
+    /// they did since is known as well. Who was paid by somebody known for longer than `oldest_friend` seconds has a
+    /// household of its own, and an [old friend](Trace::friend): an epoch's accounts do not live for long enough to be that.
     pub fn habits(&self, until: u64, oldest_friend: u64) -> Habits {
         let askers: Vec<&Address> = self
             .seen
@@ -220,23 +222,36 @@ impl Survey {
             *paid_by.entry(payer).or_default() += 1;
         }
         let is_hub = |payer: &Address| paid_by.get(payer).is_some_and(|accounts| *accounts >= HUB);
-        let mut households: BTreeMap<Address, BTreeSet<Address>> = BTreeMap::new();
+        let mut households: BTreeMap<Address, (BTreeSet<Address>, Option<u64>)> = BTreeMap::new();
         for asker in askers {
-            let mut line = vec![*asker];
+            let (mut line, mut root, mut friend) = (vec![*asker], *asker, None);
             // Up to whom a hub paid, or of whom it is not known who did.
-            while let Some(payer) = line.last().and_then(|last| self.payer(last)) {
-                let stranger = is_hub(&payer) || self.payer(&payer).is_none() || line.contains(&payer);
-                if stranger || line.last().is_some_and(|last| self.known_for(&payer, last) > oldest_friend) {
+            while let Some(payer) = self.payer(&root) {
+                if is_hub(&payer) || self.payer(&payer).is_none() || line.contains(&payer) {
+                    break;
+                }
+                let known_for = self.known_for(&payer, &root);
+                if known_for > oldest_friend {
+                    friend = Some(known_for);
                     break;
                 }
                 line.push(payer);
+                root = payer;
             }
-            if let Some(root) = line.last().copied() {
-                households.entry(root).or_default().extend(line);
-            }
+            let (members, old_friend) = households.entry(root).or_default();
+            members.extend(line);
+            *old_friend = friend;
         }
-        let households = households.into_values().map(|members| self.household(&members, until)).collect();
-        Habits::of(households)
+        let household = |(members, friend): (BTreeSet<Address>, Option<u64>)| {
+            let mut household = self.household(&members, until);
+            household
+                .0
+                .iter_mut()
+                .filter(|trace| trace.payer.is_none())
+                .for_each(|root| root.friend = friend);
+            household
+        };
+        Habits::of(households.into_values().map(household).collect())
     }
 
     /// Seconds for which somebody had money before paying another.
@@ -267,6 +282,7 @@ impl Survey {
             Trace {
                 account: **member,
                 payer: place(from),
+                friend: None,
                 paid_at: *paid_at,
                 funded: *funded,
                 payments: outside.map(payment).collect(),
@@ -566,10 +582,31 @@ mod tests {
     }
 
     #[test]
+    fn an_old_friend_is_of_another_household() {
+        let mut survey = Survey::default();
+        let seen = [
+            pays(50, 8, 1, 9_000),
+            tx(60, 1, 0, Act::Open),
+            tx(61, 1, 1, Act::Ask),
+            pays(1_050, 1, 2, 5_000),
+            tx(1_200, 2, 0, Act::Open),
+            tx(1_203, 2, 1, Act::Ask),
+        ];
+        seen.iter().for_each(|tx| survey.take(tx));
+        let households = |oldest: u64| -> Vec<Vec<Option<u64>>> {
+            let habits = survey.habits(2_000, oldest);
+            habits.known().iter().map(|h| h.0.iter().map(|trace| trace.friend).collect()).collect()
+        };
+        assert_eq!(households(1_000), [vec![None, None]]);
+        assert_eq!(households(999), [vec![None], vec![Some(1_000)]]);
+    }
+
+    #[test]
     fn who_is_like_a_household_pays_as_it_did() {
         let trace = |payer, paid_at, funded: u64| Trace {
             account: Address::with_last_byte(funded as u8),
             payer,
+            friend: None,
             paid_at,
             funded: U256::from(funded),
             payments: Vec::new(),

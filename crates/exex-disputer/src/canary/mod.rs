@@ -13,7 +13,7 @@ mod seeds;
 pub use audit::{AuditError, MissedDuty, audit};
 pub(crate) use audit::{Candidate, meet};
 pub use habits::{Act, ClientStyle, Habits, Household, Payment, SeenTx, SessionTrace, Survey, Trace};
-pub use plan::{Lifetime, Member, Plan};
+pub use plan::{Friend, Lifetime, Member, Past, Plan};
 pub use prompts::{Book, BookError, CanaryPrompt, Dice, prompt};
 pub use seeds::Seeds;
 

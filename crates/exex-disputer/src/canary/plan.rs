@@ -11,6 +11,9 @@ use super::{
 use alloy_primitives::{Address, B256, U256};
 use std::collections::BTreeSet;
 
+/// A friend is known for as long as that of a user was, or for so much more or less of it: percent.
+const AS_LONG: u64 = 150;
+
 /// Seconds of a day: what is done at an hour is done at that hour.
 const DAY: u64 = 86_400;
 
@@ -44,13 +47,39 @@ impl Lifetime {
     }
 }
 
+/// An account of an earlier epoch that can pay one of a later epoch, as old friends do among users: one of which no job will
+/// be revealed, nor of anybody it paid or was paid by. Whoever looks behind an account that was revealed finds it, so that it
+/// pays once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Friend {
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its number among that epoch's accounts.
+    pub index: u64,
+    /// When it was paid itself, unix seconds.
+    pub since: u64,
+    /// What it can pay, wei.
+    pub left: U256,
+}
+
+/// What earlier epochs' accounts leave to a plan.
+#[derive(Debug, Clone, Default)]
+pub struct Past {
+    /// Whom they were like.
+    pub like: BTreeSet<Address>,
+    /// Those that can pay.
+    pub friends: Vec<Friend>,
+}
+
 /// An account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// Its number among the epoch's accounts.
     pub index: u64,
-    /// Who of them pays it; `None`: it is paid from outside, as from an exchange.
+    /// Who of them pays it.
     pub payer: Option<u64>,
+    /// Who else pays it, where none of them does; `None`: it is paid from outside, as from an exchange.
+    pub friend: Option<Friend>,
     /// How it lives, at the times of this epoch. `funded`: zero where it is paid what it needs when it needs it.
     pub like: Trace,
 }
@@ -92,16 +121,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Accounts for so many sessions at least, where there is anybody to be like. The same seed, habits, times and `used` give
-    /// the same plan; `used` are those whom accounts of earlier epochs were like: nobody is twice, unless there are too few.
-    pub fn new(
-        seed: B256,
-        habits: &Habits,
-        life: Lifetime,
-        sessions: usize,
-        used: &BTreeSet<Address>,
-    ) -> Self {
+    /// Accounts for so many sessions at least, where there is anybody to be like. The same seed, habits, times and past give
+    /// the same plan. Nobody is whom earlier accounts were like, unless there are too few.
+    pub fn new(seed: B256, habits: &Habits, life: Lifetime, sessions: usize, past: &Past) -> Self {
         let mut plan = Self::default();
+        let mut friends = past.friends.clone();
         let mut dice = Dice::new(seed, "accounts");
         let mut planned = 0;
         for round in 0..=ROUNDS {
@@ -110,10 +134,10 @@ impl Plan {
                 if planned >= sessions {
                     return plan;
                 }
-                if round == 0 && used.contains(&root) {
+                if round == 0 && past.like.contains(&root) {
                     continue;
                 }
-                let added = plan.add(household, life, &mut dice);
+                let added = plan.add(household, life, &mut friends, &mut dice);
                 if added > 0 {
                     plan.like.push(root);
                 }
@@ -128,6 +152,7 @@ impl Plan {
         let like = |payer: Option<usize>, sessions: usize| Trace {
             account: Address::ZERO,
             payer,
+            friend: None,
             paid_at: life.from,
             funded: U256::ZERO,
             payments: Vec::new(),
@@ -138,18 +163,25 @@ impl Plan {
         let mut members: Vec<Member> = Vec::new();
         for n in 0..accounts {
             if n.is_multiple_of(PLAIN_HOUSEHOLD) {
-                members.push(Member { index: members.len() as u64, payer: None, like: like(None, 0) });
+                let (index, like) = (members.len() as u64, like(None, 0));
+                members.push(Member { index, payer: None, friend: None, like });
             }
             let index = members.len() as u64;
             let payer = Some(index - 1 - n % PLAIN_HOUSEHOLD);
-            members.push(Member { index, payer, like: like(Some(0), PLAIN_SESSIONS) });
+            members.push(Member { index, payer, friend: None, like: like(Some(0), PLAIN_SESSIONS) });
         }
         Self { members, like: Vec::new() }
     }
 
     /// Adds a household, on any day of the epoch, at the times of day at which it lived; gives the number of its sessions.
     /// One that does not fit into the epoch is left out.
-    fn add(&mut self, household: Household, life: Lifetime, dice: &mut Dice) -> usize {
+    fn add(
+        &mut self,
+        household: Household,
+        life: Lifetime,
+        friends: &mut Vec<Friend>,
+        dice: &mut Dice,
+    ) -> usize {
         let Some(was) = household.first_at() else { return 0 };
         let is = if life.length() < HOUR {
             life.begin + dice.throw(life.length() / 2)
@@ -166,12 +198,26 @@ impl Plan {
             let moved = |at: u64| (at.saturating_add(is)).saturating_sub(was).max(life.from);
             (like.paid_at, like.first_at) = (moved(like.paid_at), moved(like.first_at));
             let payer = like.payer.map(|payer| first + payer as u64);
-            let member = Member { index: first + n as u64, payer, like };
+            let friend = befriend(&like, friends);
+            let member = Member { index: first + n as u64, payer, friend, like };
             sessions += member.within(life);
             self.members.push(member);
         }
         sessions
     }
+}
+
+/// Takes a friend for whom an old friend paid: the one known for most nearly as long.
+fn befriend(like: &Trace, friends: &mut Vec<Friend>) -> Option<Friend> {
+    let was = like.friend?;
+    // How much longer one was known than the other, percent of the shorter time.
+    let apart = |friend: &Friend| {
+        let is = like.paid_at.checked_sub(friend.since)?;
+        is.max(was).saturating_mul(100).checked_div(is.min(was)).filter(|apart| *apart <= AS_LONG)
+    };
+    let able = friends.iter().enumerate().filter(|(_, friend)| friend.left > like.funded);
+    let (_, place) = able.filter_map(|(place, friend)| Some((apart(friend)?, place))).min()?;
+    Some(friends.swap_remove(place))
 }
 
 /// The first time after the beginning at which it is the same time of day.
@@ -189,6 +235,7 @@ mod tests {
         Trace {
             account: Address::repeat_byte(1),
             payer,
+            friend: None,
             paid_at,
             funded: U256::from(10),
             payments: Vec::new(),
@@ -200,7 +247,7 @@ mod tests {
 
     fn plan(household: Vec<Trace>, sessions: usize, life: Lifetime) -> Plan {
         let habits = Habits::of(vec![Household(household)]);
-        Plan::new(B256::repeat_byte(3), &habits, life, sessions, &BTreeSet::new())
+        Plan::new(B256::repeat_byte(3), &habits, life, sessions, &Past::default())
     }
 
     #[test]
@@ -243,7 +290,7 @@ mod tests {
         let at = |hour: u64| vec![trace(None, 8 * DAY + hour * 3_600 - 9_000, 1)];
         assert!(plan(at(8), 4, life).members.is_empty());
         assert_eq!(plan(at(5), 4, life).members.len(), 4);
-        assert_eq!(Plan::new(B256::ZERO, &Habits::default(), life, 4, &BTreeSet::new()), Plan::default());
+        assert_eq!(Plan::new(B256::ZERO, &Habits::default(), life, 4, &Past::default()), Plan::default());
     }
 
     #[test]
@@ -253,11 +300,40 @@ mod tests {
             Household(vec![Trace { account, ..trace(None, 500_000 + u64::from(n), 1) }])
         };
         let habits = Habits::of((1..=4).map(household).collect());
-        let used = BTreeSet::from([Address::repeat_byte(1), Address::repeat_byte(3)]);
-        let plan = |sessions| Plan::new(B256::repeat_byte(3), &habits, LIFE, sessions, &used);
+        let like = BTreeSet::from([Address::repeat_byte(1), Address::repeat_byte(3)]);
+        let past = Past { like, friends: Vec::new() };
+        let plan = |sessions| Plan::new(B256::repeat_byte(3), &habits, LIFE, sessions, &past);
         let like: BTreeSet<Address> = plan(2).like.into_iter().collect();
         assert_eq!(like, BTreeSet::from([Address::repeat_byte(2), Address::repeat_byte(4)]));
         assert_eq!(plan(5).like.len(), 5);
+    }
+
+    #[test]
+    fn an_old_friend_pays_once_who_is_known_for_as_long_and_has_enough() {
+        let known_for = |days: u64, left: u64| Friend {
+            epoch: 1,
+            index: days,
+            since: LIFE.begin.saturating_sub(days * DAY),
+            left: U256::from(left),
+        };
+        let like = Trace { friend: Some(5 * DAY), ..trace(None, 500_000, 1) };
+        let habits = Habits::of(vec![Household(vec![like])]);
+        let friends = vec![known_for(1, 99), known_for(5, 10), known_for(6, 99), known_for(4, 99)];
+        let past = Past { like: BTreeSet::new(), friends };
+        let plan = Plan::new(B256::repeat_byte(3), &habits, LIFE, 4, &past);
+        let found: Vec<Option<Friend>> = plan.members.iter().map(|member| member.friend).collect();
+        let mut taken: Vec<u64> = found.iter().flatten().map(|friend| friend.index).collect();
+        taken.sort_unstable();
+        assert!(
+            taken == [4, 6] || taken == [4] || taken == [6],
+            "not too new, not too poor, once: {found:?}"
+        );
+        for (member, friend) in plan.members.iter().filter_map(|member| Some((member, member.friend?))) {
+            let known = member.like.paid_at - friend.since;
+            assert!((5 * DAY * 100 / AS_LONG..=5 * DAY * AS_LONG / 100).contains(&known), "{known}");
+        }
+        let none = Plan::new(B256::repeat_byte(3), &habits, LIFE, 4, &Past::default());
+        assert!(none.members.iter().all(|member| member.friend.is_none()), "from outside, then");
     }
 
     #[test]

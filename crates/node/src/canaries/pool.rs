@@ -1,11 +1,11 @@
 //! The accounts of the epochs that live now, what each is to do next, and which duties still wait for one.
 
-use super::{CanaryError, chain::ChainReader, other};
+use super::{CanaryError, chain::ChainReader, friends::Friends, other, purse::Purse};
 use crate::DisputerHandle;
 use alloy_primitives::{Address, B256};
 use lcai_exex_disputer::{
     EpochRow,
-    canary::{Duty, Lifetime, Member, Payment, Plan, Seed, duties},
+    canary::{Duty, Friend, Lifetime, Member, Past, Payment, Plan, Seed, duties},
 };
 use lcai_host::{PutOutcome, Records};
 use lcai_primitives::ids::ModelId;
@@ -138,6 +138,7 @@ struct Pool {
 pub(super) struct Pools {
     disputer: DisputerHandle,
     records: Records,
+    friends: Friends,
     plain_accounts: u64,
     pools: Mutex<BTreeMap<u64, Pool>>,
     under_way: Mutex<usize>,
@@ -147,17 +148,23 @@ pub(super) struct Pools {
 impl Pools {
     pub(super) fn new(disputer: DisputerHandle, records: Records, plain_accounts: u64) -> Self {
         let (pools, under_way) = (Mutex::new(BTreeMap::new()), Mutex::new(0));
-        Self { disputer, records, plain_accounts, pools, under_way, asking: tokio::sync::Mutex::new(()) }
+        let friends = Friends::new(records.clone());
+        let asking = tokio::sync::Mutex::new(());
+        Self { disputer, records, friends, plain_accounts, pools, under_way, asking }
     }
 
     /// Plans epochs that were committed to, and notes what has fallen due; an epoch whose time is over is left. Gives what
     /// was planned.
-    pub(super) async fn look(&self, reader: &ChainReader) -> Result<Vec<Planned>, CanaryError> {
+    pub(super) async fn look(
+        &self,
+        reader: &ChainReader,
+        purse: &Purse,
+    ) -> Result<Vec<Planned>, CanaryError> {
         let now = self.now();
         let epoch = self.disputer.epochs.of(now);
         let mut planned = Vec::new();
         for epoch in epoch.saturating_sub(1)..=epoch.saturating_add(1) {
-            planned.extend(self.plan(epoch, now, reader).await?);
+            planned.extend(self.plan(epoch, now, (reader, purse)).await?);
             self.note_due(epoch, now).await?;
         }
         let mut pools = self.pools.lock();
@@ -186,7 +193,12 @@ impl Pools {
         Ok(seed.filter(|seed| can_be_revealed(&row, seed, epoch, start)).map(|seed| seed.0))
     }
 
-    async fn plan(&self, epoch: u64, now: u64, reader: &ChainReader) -> Result<Option<Planned>, CanaryError> {
+    async fn plan(
+        &self,
+        epoch: u64,
+        now: u64,
+        (reader, purse): (&ChainReader, &Purse),
+    ) -> Result<Option<Planned>, CanaryError> {
         if self.pools.lock().contains_key(&epoch) {
             return Ok(None);
         }
@@ -203,11 +215,13 @@ impl Pools {
         });
         let sessions = (expected.unwrap_or(1).max(1) * PLANNED.0).div_ceil(PLANNED.1);
         let known = now.saturating_sub(epochs.length.saturating_mul(KNOWN_AFTER.0) / KNOWN_AFTER.1);
-        let mut plan =
-            Plan::new(seed, &reader.habits(known, epochs.length), life, sessions, &self.used().await?);
+        let past = Past { like: self.used().await?, friends: self.friends(epoch, purse).await? };
+        let mut plan = Plan::new(seed, &reader.habits(known, epochs.length), life, sessions, &past);
         self.use_up(epoch, &plan.like).await?;
         if plan.members.is_empty() {
             plan = Plan::plain(life, self.plain_accounts);
+        } else {
+            self.friends.keep(epoch, now, &plan.members).await?;
         }
         let planned = Planned { seed, until, members: plan.members.clone() };
         let account = |member: Member| Account {
@@ -229,6 +243,13 @@ impl Pools {
         };
         self.pools.lock().insert(epoch, pool);
         Ok(Some(planned))
+    }
+
+    async fn friends(&self, epoch: u64, purse: &Purse) -> Result<Vec<Friend>, CanaryError> {
+        match self.disputer.seeds.as_ref() {
+            Some(seeds) => self.friends.of(epoch, seeds, purse).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Whom accounts of earlier epochs were like.
@@ -460,7 +481,12 @@ fn next(
 }
 
 fn key(epoch: u64, number: u64) -> String {
-    format!("duty {epoch} {number}")
+    format!("{}{number}", duties_of(epoch))
+}
+
+/// What the records of an epoch's duties, each with the account that began it, are kept under.
+pub(super) fn duties_of(epoch: u64) -> String {
+    format!("duty {epoch} ")
 }
 
 #[cfg(test)]

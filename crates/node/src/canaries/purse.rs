@@ -142,7 +142,8 @@ impl Purse {
             return Ok(());
         }
         for Planned { seed, until, members } in planned {
-            for member in members.iter().filter(|member| member.payer.is_none() && !member.is_plain()) {
+            let outside = |member: &&Member| member.payer.is_none() && member.friend.is_none();
+            for member in members.iter().filter(outside).filter(|member| !member.is_plain()) {
                 let account = self.account(*seed, member.index)?.address();
                 self.disputer.awaited.expect(account, member.like.funded, member.like.paid_at, *until);
             }
@@ -168,13 +169,31 @@ impl Purse {
             return Ok(());
         }
         let amount = member.like.funded;
-        let Some(payer) = member.payer else { return self.treasury_pays(account, amount).await };
-        let signer = self.account(seed, payer)?;
+        let Some(signer) = self.payer(seed, member).await? else {
+            return self.treasury_pays(account, amount).await;
+        };
         if self.balance(signer.address()).await? < amount.saturating_add(U256::from(TRANSFER_ALLOWANCE)) {
             return Err(PurseError::Spent(signer.address()));
         }
         let lane = TxLane::with_config(self.client.clone(), signer, lane(member.like.style));
         transfer(&lane, account, amount).await
+    }
+
+    /// Who pays an account, where it is one of ours: of its epoch, or an old friend.
+    async fn payer(&self, seed: B256, member: &Member) -> Result<Option<PrivateKeySigner>, PurseError> {
+        if let Some(payer) = member.payer {
+            return self.account(seed, payer).map(Some);
+        }
+        let Some(friend) = member.friend else { return Ok(None) };
+        let seeds = self.disputer.seeds.as_ref().ok_or_else(|| failed("no seeds are kept"))?;
+        let seed = seeds.get(friend.epoch).await.map_err(failed)?;
+        let seed = seed.ok_or_else(|| failed(format!("the seed of epoch {} is not kept", friend.epoch)))?;
+        self.account(seed.0, friend.index).map(Some)
+    }
+
+    /// What an account can pay another, wei.
+    pub(super) async fn can_pay(&self, account: Address) -> Result<U256, PurseError> {
+        Ok(self.balance(account).await?.saturating_sub(U256::from(TRANSFER_ALLOWANCE)))
     }
 
     /// A payment that the account's user made.
@@ -346,27 +365,12 @@ mod tests {
     use super::*;
     use crate::canaries::testing;
     use lcai_exex_disputer::canary::{Lifetime, Plan};
-    use lcai_host::testing::ScriptedHost;
-
-    /// A purse over these records, and the chain that it pays on.
-    fn purse(cap: u64, outside: bool, disputer: &DisputerHandle, records: &Records) -> (Purse, ScriptedHost) {
-        let host = ScriptedHost::new(8200);
-        let role = CanaryRole {
-            url: "ws://nowhere".to_owned(),
-            treasury: PrivateKeySigner::from_bytes(&B256::repeat_byte(1)).unwrap(),
-            daily_cap: U256::from(cap),
-            accounts: 3,
-            questions: None,
-            paid_from_outside: outside,
-        };
-        (Purse::new(&role, disputer.clone(), host.client(), records.clone()), host)
-    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn the_cap_holds_for_payments_and_bonds_and_over_restarts() {
         let (disputer, journal) = testing::disputer();
         let records = journal.records("canaries");
-        let (purse, host) = purse(100, false, &disputer, &records);
+        let (purse, host) = testing::purse(100, false, &disputer, &records);
         let miner = host.clone();
         let mining = tokio::spawn(async move {
             loop {
@@ -382,7 +386,7 @@ mod tests {
         assert!(matches!(purse.count(U256::from(11)).await, Err(FilingError::NotSent(_))));
         assert_eq!(host.sent().len(), 1);
         drop(purse);
-        let (again, _) = self::purse(100, false, &disputer, &records);
+        let (again, _) = testing::purse(100, false, &disputer, &records);
         assert!(matches!(again.spend(U256::from(11)).await, Err(PurseError::CapReached)));
         again.spend(U256::from(10)).await.unwrap();
         assert!(matches!(again.spend(U256::from(1)).await, Err(PurseError::CapReached)));
@@ -392,7 +396,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_paid_from_outside_is_asked_for_and_spends_nothing() {
         let (disputer, journal) = testing::disputer();
-        let (purse, host) = purse(100, true, &disputer, &journal.records("canaries"));
+        let (purse, host) = testing::purse(100, true, &disputer, &journal.records("canaries"));
         let account = Address::repeat_byte(7);
         for _ in 0..5 {
             let refused = purse.treasury_pays(account, U256::from(60)).await;
@@ -409,7 +413,7 @@ mod tests {
     #[tokio::test]
     async fn who_was_remembered_is_known_and_nobody_else_files() {
         let (disputer, journal) = testing::disputer();
-        let (purse, host) = purse(100, false, &disputer, &journal.records("canaries"));
+        let (purse, host) = testing::purse(100, false, &disputer, &journal.records("canaries"));
         let life = Lifetime { from: 0, begin: 10, until: 100 };
         let member = Plan::plain(life, 1).members.remove(1);
         let account = purse.account(B256::repeat_byte(3), member.index).unwrap().address();

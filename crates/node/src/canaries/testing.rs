@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::pool::Pools;
+use super::{CanaryRole, pool::Pools, purse::Purse};
 use crate::{Awaited, DisputerHandle};
-use alloy_primitives::Address;
+use alloy_primitives::{Address, B256, U256};
+use alloy_signer_local::PrivateKeySigner;
 use lcai_exex_disputer::{
     DisputerConfig, DisputerCore, Verdicts,
     canary::{Epochs, Seeds},
 };
-use lcai_host::{ExtensionRunner, FeedState, Journal, Records, RunnerConfig, testing::identity};
+use lcai_host::{
+    ExtensionRunner, FeedState, Journal, Records, RunnerConfig,
+    testing::{ScriptedHost, identity},
+};
 use lcai_primitives::contracts::Deployment;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
@@ -46,4 +50,23 @@ pub(super) fn pools() -> (Pools, Records) {
     let (disputer, journal) = disputer();
     let records = journal.records("canaries");
     (Pools::new(disputer, records.clone(), 12), records)
+}
+
+/// A purse over these records, and the chain that it pays on.
+pub(super) fn purse(
+    cap: u64,
+    outside: bool,
+    disputer: &DisputerHandle,
+    records: &Records,
+) -> (Purse, ScriptedHost) {
+    let host = ScriptedHost::new(8200);
+    let role = CanaryRole {
+        url: "ws://nowhere".to_owned(),
+        treasury: PrivateKeySigner::from_bytes(&B256::repeat_byte(1)).unwrap(),
+        daily_cap: U256::from(cap),
+        accounts: 3,
+        questions: None,
+        paid_from_outside: outside,
+    };
+    (Purse::new(&role, disputer.clone(), host.client(), records.clone()), host)
 }
