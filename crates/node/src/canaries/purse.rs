@@ -364,7 +364,7 @@ fn whole(wei: U256) -> U256 {
 mod tests {
     use super::*;
     use crate::canaries::testing;
-    use lcai_exex_disputer::canary::{Lifetime, Plan};
+    use lcai_exex_disputer::canary::{Friend, Lifetime, Plan};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn the_cap_holds_for_payments_and_bonds_and_over_restarts() {
@@ -425,6 +425,33 @@ mod tests {
             let spec = TxSpec::call(Address::repeat_byte(4), Bytes::new());
             assert!(matches!(purse.send_as(account, spec).await, Err(FilingError::NotSent(_))));
         }
+        assert_eq!(host.sent().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_old_friend_pays_what_it_has_and_nobody_is_asked() {
+        let (disputer, journal) = testing::disputer();
+        let (purse, host) = testing::purse(100, true, &disputer, &journal.records("canaries"));
+        let seed = disputer.seeds.clone().unwrap().get_or_make(5).await.unwrap().0;
+        let lcai = U256::from(10).pow(U256::from(18));
+        let friend = Friend { epoch: 5, index: 3, since: 0, left: lcai };
+        let life = Lifetime { from: 0, begin: 10, until: 100 };
+        let mut member = Plan::plain(life, 1).members.remove(0);
+        (member.friend, member.like.funded) = (Some(friend), lcai);
+        let (epoch, members) = (B256::repeat_byte(3), vec![member.clone()]);
+        purse.announce(&[Planned { seed: epoch, until: 100, members }]).unwrap();
+        assert!(disputer.awaited.list().is_empty(), "the operator has nothing to pay");
+        let account = purse.account(seed, 3).unwrap().address();
+        assert_eq!(purse.payer(epoch, &member).await.unwrap().unwrap().address(), account);
+        let refused = purse.pay(epoch, &member).await;
+        assert!(matches!(refused, Err(PurseError::Spent(who)) if who == account), "{refused:?}");
+        host.set_balance(account, lcai * U256::from(2));
+        assert_eq!(
+            purse.can_pay(account).await.unwrap(),
+            lcai * U256::from(2) - U256::from(TRANSFER_ALLOWANCE)
+        );
+        member.friend = Some(Friend { epoch: 6, ..friend });
+        assert!(matches!(purse.pay(epoch, &member).await, Err(PurseError::Failed(_))), "no seed, no account");
         assert_eq!(host.sent().len(), 0);
     }
 
