@@ -74,9 +74,10 @@ pub async fn run(net: &mut Net, watch: &Watch, faults: &[Fault], summary: &mut S
     eyre::ensure!(!read.is_empty(), "no question was answered in between");
     let registry = net.genesis.deployment.job_registry;
     let jobs = settled(&net.reth[0].api, registry).await?;
-    let vanished = on_chain(&net.reth[0].api, registry, &read).await?;
+    let [vanished, moved] = on_chain(&net.reth[0].api, registry, &read).await?;
     summary.note(format!(
-        "{} answers read meanwhile, each with its hash on chain but {vanished} whose submission a reorg took back; {} jobs on \
+        "{} answers read meanwhile, each with its hash on chain but {vanished} whose submission a reorg took back, and {moved} \
+         whose session's number a reorg gave to another session of the user, so that nobody can read the prompt; {} jobs on \
          chain, each with one end: {}",
         read.len(),
         jobs.len(),
@@ -388,6 +389,9 @@ async fn settled_head(node: &ExecutionApi) -> eyre::Result<(u64, String)> {
 #[derive(Debug, Clone, Copy)]
 struct Read {
     job: B256,
+    session: B256,
+    /// `createSession` and `submitJob`.
+    create: B256,
     submit: B256,
     ciphertext: B256,
 }
@@ -436,22 +440,29 @@ async fn ask_once(url: &str, user: u32) -> Option<Read> {
     let job = &answer.receipt.job;
     Some(Read {
         job: job.id.word().into(),
+        session: session.id.word().into(),
+        create: session.create_transaction,
         submit: job.transactions.submit?,
         ciphertext: job.response_ciphertext_hash?,
     })
 }
 
-/// Checks that what users read is what the chain has for the same job; gives the number of those whose submission is on the
-/// chain no more, because a reorg took it back.
-async fn on_chain(node: &ExecutionApi, registry: Address, read: &[Read]) -> eyre::Result<usize> {
+/// Checks that what users read is what the chain has for the same job. Gives the number of those whose submission is on the
+/// chain no more, because a reorg took it back; and of those whose submission came again into another session: it names a
+/// number, and sessions that are opened again in another order have each other's.
+async fn on_chain(node: &ExecutionApi, registry: Address, read: &[Read]) -> eyre::Result<[usize; 2]> {
     let all = logs(node, registry, 0).await?;
-    let mut vanished = 0;
-    for Read { job, submit, ciphertext } in read {
-        let submitted = |log: &&Log| {
-            log.is(JobRegistry::JobSubmitted::SIGNATURE_HASH, *job) && log.transaction == Some(*submit)
+    let [mut vanished, mut moved] = [0; 2];
+    for Read { job, session, create, submit, ciphertext } in read {
+        let sent = |signature: B256, id: &B256, transaction: &B256| {
+            all.iter().any(|log| log.is(signature, *id) && log.transaction == Some(*transaction))
         };
-        if !all.iter().any(|log| submitted(&log)) {
+        if !sent(JobRegistry::JobSubmitted::SIGNATURE_HASH, job, submit) {
             vanished += 1;
+            continue;
+        }
+        if !sent(JobRegistry::SessionCreated::SIGNATURE_HASH, session, create) {
+            moved += 1;
             continue;
         }
         let completed = all.iter().find(|log| log.is(JobRegistry::JobCompleted::SIGNATURE_HASH, *job));
@@ -462,7 +473,7 @@ async fn on_chain(node: &ExecutionApi, registry: Address, read: &[Read]) -> eyre
             "job {job}: a user read {ciphertext}, the chain has {hash:?}"
         );
     }
-    Ok(vanished)
+    Ok([vanished, moved])
 }
 
 type Jobs = BTreeMap<B256, Vec<&'static str>>;
