@@ -277,17 +277,20 @@ impl Campaign {
 
     /// Repeats the session's draw from the kept facts and the chain: weights, candidates, nobody left out.
     async fn repeat(&self, user: &User, session: SessionId) {
-        for _ in 0..100 {
-            // The node may not have read the session's block yet.
-            if let Ok(audit) = audit(user.node(), session).await {
-                audit.verdict().unwrap();
-                assert_eq!(audit.findings.unchecked, Vec::<String>::new());
-                self.audited.fetch_add(1, Ordering::Relaxed);
-                return;
+        let begun = Instant::now();
+        let audit = loop {
+            // The node may not have read the session's block yet; on a busy machine it can be a minute behind.
+            match audit(user.node(), session).await {
+                Ok(audit) => break audit,
+                Err(error) if begun.elapsed() > Duration::from_secs(120) => {
+                    panic!("session {session}: {error}")
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        panic!("the node keeps no draw of session {session}");
+        };
+        audit.verdict().unwrap();
+        assert_eq!(audit.findings.unchecked, Vec::<String>::new());
+        self.audited.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The chances that the facts of an offer gave each candidate.
