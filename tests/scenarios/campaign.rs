@@ -132,14 +132,18 @@ fn five_thousand_jobs() {
             ..ProtocolParams::devnet()
         };
         let devnet = devnet(DevnetConfig { workers: 0, params, ..DevnetConfig::default() }).await;
-        let keeper = Keeper::start_with(&devnet, devnet.user(8).unwrap().clone(), |config| DispatchConfig {
+        let keeper = Arc::new(Keeper::start_with(&devnet, devnet.user(8).unwrap().clone(), |config| DispatchConfig {
             duty_gas_per_minute: 600_000_000,
             ..config
         })
-        .await;
+        .await);
         let campaign = Arc::new(Campaign::new(devnet).await);
         eprintln!("{:>6.1} s  {WORKERS} workers registered", started.elapsed().as_secs_f64());
-        let background = [tokio::spawn(follow(campaign.clone())), tokio::spawn(heartbeats(campaign.clone()))];
+        let background = [
+            tokio::spawn(follow(campaign.clone())),
+            tokio::spawn(heartbeats(campaign.clone())),
+            tokio::spawn(campaign.clone().tell(keeper.clone(), started)),
+        ];
         campaign.wait_for_candidates().await;
         let per_user = sessions.div_ceil(USERS);
         let users = (0..USERS).map(|n| {
@@ -322,10 +326,22 @@ impl Campaign {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-        let seen = self.seen.lock();
-        let mut states = BTreeMap::<u8, usize>::new();
-        seen.jobs.values().for_each(|(_, state)| *states.entry(*state).or_default() += 1);
-        panic!("{submitted} jobs were submitted, and ten minutes later they are {states:?}");
+        panic!("{submitted} jobs were submitted, and ten minutes later they are {:?}", self.states());
+    }
+
+    /// How many jobs are in each state.
+    fn states(&self) -> BTreeMap<u8, usize> {
+        let mut states = BTreeMap::new();
+        self.seen.lock().jobs.values().for_each(|(_, state)| *states.entry(*state).or_default() += 1);
+        states
+    }
+
+    /// Says every half minute how far it is.
+    async fn tell(self: Arc<Self>, keeper: Arc<Keeper>, started: Instant) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            eprintln!("{:>6.1} s  jobs by state {:?}, {}", started.elapsed().as_secs_f64(), self.states(), keeper.state());
+        }
     }
 
     fn summary(&self, submitted: usize, took: Duration, keeper: &Keeper) {

@@ -77,6 +77,14 @@ impl Keeper {
         self.handler.report()
     }
 
+    /// How far it is and what it came to, in words.
+    pub fn state(&self) -> String {
+        let at = self.core.read(DispatchCore::block_time);
+        let planned = self.core.read(DispatchCore::planned_duties);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_secs());
+        format!("keeper {} s behind, {planned} duties planned, {:?}", now.saturating_sub(at), self.report())
+    }
+
     /// What it earned, as the chain tells.
     pub fn bounties(&self) -> Bounties {
         self.core.read(DispatchCore::bounties)

@@ -45,8 +45,8 @@ pub struct KeeperReport {
     pub cost_lost: U256,
 }
 
-/// Performs duties through one account. Each is idempotent on chain: the handler looks before it sends, the lane estimates
-/// before it signs, and a competitor that was quicker in the same block costs the gas of one revert, which is reported.
+/// Performs duties through one account. Each is idempotent on chain: the lane estimates before it signs, what the chain no
+/// longer wants reverts there and is left out, and a competitor that was quicker in the same block costs the gas of one revert, which is reported.
 #[derive(Debug)]
 pub struct KeeperHandler {
     deployment: Deployment,
@@ -116,14 +116,7 @@ impl KeeperHandler {
             (Duty::Reassign, DutyTask::Session(id)) => self.reassign(id, client).await,
             (_, DutyTask::Jobs(jobs)) => {
                 let reserved = Reserved::new(&self.in_flight, jobs);
-                let mut wanted = Vec::new();
-                for id in &reserved.jobs {
-                    let job: Job = self.ask(client, JobRegistry::getJobCall { jobId: (*id).into() }).await?;
-                    if is_wanted(duty, &job) {
-                        wanted.push(*id);
-                    }
-                }
-                self.settle(duty, wanted).await
+                self.settle(duty, reserved.jobs.clone(), client).await
             }
             (duty, DutyTask::Session(_)) => {
                 let reason = format!("{} is not about a session", duty.action());
@@ -132,30 +125,53 @@ impl KeeperHandler {
         }
     }
 
-    async fn settle(&self, duty: Duty, jobs: Vec<JobId>) -> Result<Performed, LaneError> {
+    /// The lane's estimate says for all of a batch at once whether the chain still wants it; the jobs are looked at one by
+    /// one only where it does not.
+    async fn settle(
+        &self,
+        duty: Duty,
+        jobs: Vec<JobId>,
+        client: &dyn HostClient,
+    ) -> Result<Performed, LaneError> {
         let mut batches = VecDeque::from([jobs]);
         let (mut last, mut failure) = (Performed::Moot, None);
         while let Some(batch) = batches.pop_front() {
-            let Some(first) = batch.first().copied() else { continue };
-            let input = match duty {
-                Duty::Release => {
-                    let jobs = batch.iter().map(|id| id.word()).collect();
-                    JobRegistry::releaseJobsCall { jobIds: jobs }.abi_encode()
-                }
-                Duty::SettleStuck => JobRegistry::settleStuckJobCall { jobId: first.into() }.abi_encode(),
-                _ => JobRegistry::claimTimeoutCall { jobId: first.into() }.abi_encode(),
-            };
+            let Some(input) = settling(duty, &batch) else { continue };
             match self.send(duty.action(), input).await {
                 Ok(hash) => last = Performed::Now(hash),
-                // One job that cannot be released reverts its batch: halves until it is alone.
-                Err(LaneError::Reverted { .. }) if batch.len() > 1 => {
-                    let (left, right) = batch.split_at(batch.len() / 2);
-                    batches.extend([left.to_vec(), right.to_vec()]);
+                Err(error @ LaneError::Reverted { .. }) => {
+                    let wanted = self.wanted(duty, &batch, client).await?;
+                    if wanted.len() < batch.len() {
+                        batches.push_back(wanted);
+                    } else if batch.len() > 1 {
+                        // One job that cannot be released reverts its batch: halves until it is alone.
+                        let (left, right) = batch.split_at(batch.len() / 2);
+                        batches.extend([left.to_vec(), right.to_vec()]);
+                    } else {
+                        failure = Some(error);
+                    }
                 }
                 Err(error) => failure = Some(error),
             }
         }
         failure.map_or(Ok(last), Err)
+    }
+
+    /// Those of the jobs whose duty is still to be done at the chain's head.
+    async fn wanted(
+        &self,
+        duty: Duty,
+        jobs: &[JobId],
+        client: &dyn HostClient,
+    ) -> Result<Vec<JobId>, LaneError> {
+        let mut wanted = Vec::new();
+        for id in jobs {
+            let job: Job = self.ask(client, JobRegistry::getJobCall { jobId: (*id).into() }).await?;
+            if is_wanted(duty, &job) {
+                wanted.push(*id);
+            }
+        }
+        Ok(wanted)
     }
 
     async fn reassign(&self, id: SessionId, client: &dyn HostClient) -> Result<Performed, LaneError> {
@@ -219,6 +235,19 @@ impl KeeperHandler {
 pub(crate) fn decode<C: SolCall>(output: alloy_primitives::Bytes) -> Result<C::Return, LaneError> {
     C::abi_decode_returns(&output).map_err(|e| {
         LaneError::Host(HostError::Malformed { method: C::SIGNATURE.into(), reason: e.to_string() })
+    })
+}
+
+/// The call that settles jobs; `None` without any.
+fn settling(duty: Duty, jobs: &[JobId]) -> Option<Vec<u8>> {
+    let first = *jobs.first()?;
+    Some(match duty {
+        Duty::Release => {
+            let jobs = jobs.iter().map(|id| id.word()).collect();
+            JobRegistry::releaseJobsCall { jobIds: jobs }.abi_encode()
+        }
+        Duty::SettleStuck => JobRegistry::settleStuckJobCall { jobId: first.into() }.abi_encode(),
+        _ => JobRegistry::claimTimeoutCall { jobId: first.into() }.abi_encode(),
     })
 }
 
@@ -286,7 +315,7 @@ impl EffectHandler for KeeperHandler {
     }
 
     fn concurrency(&self) -> usize {
-        4
+        16
     }
 }
 

@@ -383,19 +383,34 @@ async fn locate(net: &Net, hash: B256, time: u64) -> eyre::Result<String> {
     Ok(format!("{hash} at slot {} (epoch {}), index {}", at.slot, at.slot / SLOTS_PER_EPOCH, at.index))
 }
 
-/// Where both blobs of a job are in the beacon chain.
+/// Where both blobs of a job are in the beacon chain. A completion that was just read can lose its place to another block, on
+/// one node after the other, and comes again: what is not there is looked for again for two minutes.
 async fn blobs_located(net: &Net, user: &User, answer: &Answer, summary: &mut Summary) -> eyre::Result<()> {
-    let receipt = user.node().rpc().get_receipt(answer.receipt.job.id).await?;
-    let of = &receipt.job.transactions;
-    let response = receipt.job.response_blob_hash.zip(of.response_blob);
-    let prompt = Some(receipt.job.prompt_blob_hash).zip(of.prompt_blob);
-    for (what, blob) in [("prompt", prompt), ("response", response)] {
-        let (hash, transaction) = blob.ok_or_else(|| eyre::eyre!("job {} has no {what}", receipt.job.id))?;
-        let block = timestamp(user.node(), transaction).await?;
-        let location = locate(net, hash, block).await?;
-        summary.note(format!("job {}: {what} blob {location}", receipt.job.id));
+    let job = answer.receipt.job.id;
+    let mut missing = String::new();
+    for _ in 0..120 {
+        match blob_locations(net, user, job).await {
+            Ok([prompt, response]) => {
+                summary.note(format!("job {job}: prompt blob {prompt}"));
+                summary.note(format!("job {job}: response blob {response}"));
+                return Ok(());
+            }
+            Err(error) => missing = format!("{error:#}"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    Ok(())
+    eyre::bail!("job {job}, after two minutes: {missing}")
+}
+
+/// Where the chain and the beacon chain have the prompt's blob and the response's, as of now.
+async fn blob_locations(net: &Net, user: &User, job: JobId) -> eyre::Result<[String; 2]> {
+    let read = user.node().rpc().get_receipt(job).await?.job;
+    let of = &read.transactions;
+    let prompt = of.prompt_blob.ok_or_eyre("no transaction of the prompt's blob")?;
+    let response = read.response_blob_hash.zip(of.response_blob).ok_or_eyre("no response")?;
+    let prompt = locate(net, read.prompt_blob_hash, timestamp(user.node(), prompt).await?).await?;
+    let response = locate(net, response.0, timestamp(user.node(), response.1).await?).await?;
+    Ok([prompt, response])
 }
 
 /// The time of the block with a transaction, unix seconds.

@@ -68,6 +68,7 @@ impl EffectRecord {
 /// An intent that waits to be performed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OpenEffect {
+    pub(crate) id: IntentId,
     pub(crate) intent: Intent,
     /// Whether an attempt began, maybe before a crash, whose end is not known.
     pub(crate) started: bool,
@@ -203,8 +204,8 @@ impl<'txn> EffectsView<'txn> {
     }
 
     /// Records how an attempt ended, with the chain at a height. The intent may have been withdrawn, or asked for anew by
-    /// another block, meanwhile.
-    fn finish(&mut self, attempted: &Intent, ending: Ending, at: u64) -> Result<(), JournalError> {
+    /// another block, meanwhile: gives whether it is open.
+    fn finish(&mut self, attempted: &Intent, ending: Ending, at: u64) -> Result<bool, JournalError> {
         let id = attempted.id().0;
         let mut record = match self.get(&id)? {
             Some(record) => record,
@@ -234,7 +235,8 @@ impl<'txn> EffectsView<'txn> {
         if record.wanted && !record.open && !stands {
             self.ended.insert((self.name, at, &id.0), ())?;
         }
-        self.put(&id, &record)
+        self.put(&id, &record)?;
+        Ok(record.open)
     }
 
     /// Forgets finished effects whose origin is below a height.
@@ -269,7 +271,9 @@ impl Journal {
             let (key, _) = row?;
             let Some(value) = effects.get(key.value())? else { continue };
             let record: EffectRecord = codec::decode("effect", value.value())?;
-            found.push(OpenEffect { intent: record.intent, started: record.started, previous: record.done });
+            let id = IntentId(B256::from(key.value().1));
+            let EffectRecord { intent, started, done: previous, .. } = record;
+            found.push(OpenEffect { id, intent, started, previous });
         }
         Ok(Some((cursor, found)))
     }
@@ -297,7 +301,7 @@ impl Journal {
         {
             let mut view = EffectsView::open(&txn, name)?;
             for effect in effects {
-                if view.mark_started(&effect.intent.id())? {
+                if view.mark_started(&effect.id)? {
                     started.push(effect);
                 }
             }
@@ -306,16 +310,22 @@ impl Journal {
         Ok(started)
     }
 
-    /// Records how an attempt ended, with the host's head at a height.
-    pub(crate) fn finish_effect(
+    /// Records how attempts ended, with the host's head at a height; gives whether one of them was asked for anew meanwhile.
+    pub(crate) fn finish_effects(
         &self,
         name: &'static str,
-        attempted: &Intent,
-        ending: Ending,
+        attempts: &[(Intent, Ending)],
         at: u64,
-    ) -> Result<(), JournalError> {
+    ) -> Result<bool, JournalError> {
         let txn = self.write()?;
-        EffectsView::open(&txn, name)?.finish(attempted, ending, at)?;
-        Ok(txn.commit()?)
+        let mut open = false;
+        {
+            let mut view = EffectsView::open(&txn, name)?;
+            for (attempted, ending) in attempts {
+                open |= view.finish(attempted, ending.clone(), at)?;
+            }
+        }
+        txn.commit()?;
+        Ok(open)
     }
 }
