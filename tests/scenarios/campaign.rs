@@ -132,11 +132,13 @@ fn five_thousand_jobs() {
             ..ProtocolParams::devnet()
         };
         let devnet = devnet(DevnetConfig { workers: 0, params, ..DevnetConfig::default() }).await;
-        let keeper = Arc::new(Keeper::start_with(&devnet, devnet.user(8).unwrap().clone(), |config| DispatchConfig {
-            duty_gas_per_minute: 600_000_000,
-            ..config
-        })
-        .await);
+        let keeper = Arc::new(
+            Keeper::start_with(&devnet, devnet.user(8).unwrap().clone(), |config| DispatchConfig {
+                duty_gas_per_minute: 600_000_000,
+                ..config
+            })
+            .await,
+        );
         let campaign = Arc::new(Campaign::new(devnet).await);
         eprintln!("{:>6.1} s  {WORKERS} workers registered", started.elapsed().as_secs_f64());
         let background = [
@@ -340,7 +342,12 @@ impl Campaign {
     async fn tell(self: Arc<Self>, keeper: Arc<Keeper>, started: Instant) {
         loop {
             tokio::time::sleep(Duration::from_secs(30)).await;
-            eprintln!("{:>6.1} s  jobs by state {:?}, {}", started.elapsed().as_secs_f64(), self.states(), keeper.state());
+            eprintln!(
+                "{:>6.1} s  jobs by state {:?}, {}",
+                started.elapsed().as_secs_f64(),
+                self.states(),
+                keeper.state()
+            );
         }
     }
 

@@ -81,7 +81,8 @@ impl Keeper {
     pub fn state(&self) -> String {
         let at = self.core.read(DispatchCore::block_time);
         let planned = self.core.read(DispatchCore::planned_duties);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_secs());
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_secs());
         format!("keeper {} s behind, {planned} duties planned, {:?}", now.saturating_sub(at), self.report())
     }
 
