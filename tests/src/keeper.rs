@@ -1,5 +1,6 @@
 //! A keeper of its own beside the devnet's node: journal, feed, directory, duties, over JSON-RPC.
 
+use crate::network::unix_now;
 use alloy_primitives::{Address, B256};
 use alloy_signer_local::PrivateKeySigner;
 use lcai::devnet::Devnet;
@@ -81,9 +82,8 @@ impl Keeper {
     pub fn state(&self) -> String {
         let at = self.core.read(DispatchCore::block_time);
         let planned = self.core.read(DispatchCore::planned_duties);
-        let now =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_secs());
-        format!("keeper {} s behind, {planned} duties planned, {:?}", now.saturating_sub(at), self.report())
+        let behind = unix_now().saturating_sub(at);
+        format!("keeper {behind} s behind, {planned} duties planned, {:?}", self.report())
     }
 
     /// What it earned, as the chain tells.

@@ -31,7 +31,7 @@ pub(crate) const WITHDRAW: &str = "withdraw";
 pub struct KeeperReport {
     /// Transactions that took hold.
     pub done: u64,
-    /// Duties that somebody else had done before anything was sent: they cost nothing.
+    /// Duties that somebody else had done: nothing was sent for them, or what was sent is among the lost.
     pub moot: u64,
     /// Transactions that were included and reverted, because somebody was quicker in the same block.
     pub lost: u64,
@@ -46,7 +46,8 @@ pub struct KeeperReport {
 }
 
 /// Performs duties through one account. Each is idempotent on chain: the lane estimates before it signs, what the chain no
-/// longer wants reverts there and is left out, and a competitor that was quicker in the same block costs the gas of one revert, which is reported.
+/// longer wants reverts there and is left out, and a competitor that was quicker in the same block costs the gas of one
+/// revert, which is reported.
 #[derive(Debug)]
 pub struct KeeperHandler {
     deployment: Deployment,

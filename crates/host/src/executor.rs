@@ -379,6 +379,7 @@ impl EffectExecutor {
         None
     }
 
+    /// Gives up what came too late.
     async fn drop_late(&self, late: Vec<Intent>) -> Result<(), JournalError> {
         let extension = self.queue.name;
         for intent in &late {
@@ -389,7 +390,7 @@ impl EffectExecutor {
         self.finish(late.into_iter().map(|intent| (intent, ending())).collect()).await.map(drop)
     }
 
-    /// Whether one of them was asked for anew meanwhile, and is open.
+    /// Records how attempts ended; gives whether one of them was asked for anew meanwhile, and is open.
     async fn finish(&self, endings: Vec<(Intent, Ending)>) -> Result<bool, JournalError> {
         if endings.is_empty() {
             return Ok(false);
@@ -399,7 +400,7 @@ impl EffectExecutor {
         // block below, the handler looks again.
         let head = self.queue.feed.borrow().heads.map_or(0, |heads| heads.head.number);
         let at = head.saturating_add(self.config.max_behind);
-        blocking(move || journal.finish_effects(name, &endings, at)).await
+        blocking(move || journal.finish_effects(name, endings, at)).await
     }
 
     /// Lets running attempts end and records them; what takes too long is dropped, as in a crash.

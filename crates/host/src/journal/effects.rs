@@ -314,7 +314,7 @@ impl Journal {
     pub(crate) fn finish_effects(
         &self,
         name: &'static str,
-        attempts: &[(Intent, Ending)],
+        attempts: Vec<(Intent, Ending)>,
         at: u64,
     ) -> Result<bool, JournalError> {
         let txn = self.write()?;
@@ -322,7 +322,7 @@ impl Journal {
         {
             let mut view = EffectsView::open(&txn, name)?;
             for (attempted, ending) in attempts {
-                open |= view.finish(attempted, ending.clone(), at)?;
+                open |= view.finish(&attempted, ending, at)?;
             }
         }
         txn.commit()?;

@@ -359,7 +359,7 @@ async fn old_finished_ones_are_forgotten() {
     assert_eq!(setup.state(order(0)), None);
     assert_eq!(setup.state(order(3)), Some(EffectState::Pending), "open ones stay");
     let intent = setup.handler.calls.lock()[0].intent.clone();
-    let endings = [(intent, Ending::Dropped("x".into()))];
-    setup.journal.finish_effects("ledger", &endings, 1).unwrap();
+    let endings = vec![(intent, Ending::Dropped("x".into()))];
+    setup.journal.finish_effects("ledger", endings, 1).unwrap();
     assert_eq!(setup.state(order(0)), Some(EffectState::Withdrawn));
 }
