@@ -181,9 +181,19 @@ async function committed(reader, registry, jobId) {
 }
 
 if (import.meta.url === `file://${process.argv[1]}`) {
-  const [url, privateKey, prompt, option] = process.argv.slice(2)
+  const [url, privateKey, prompt, option, ...rest] = process.argv.slice(2)
+  const wrong = !/^https?:/.test(url) || !/^0x[0-9a-f]{64}$/i.test(privateKey) || !prompt || rest.length > 0
+  if (wrong || ![undefined, '--own-blob'].includes(option)) {
+    console.error('usage: node ask.mjs http://HOST:PORT 0xPRIVATE_KEY "PROMPT" [--own-blob] (the key: 64 hex digits)')
+    process.exit(2)
+  }
   const show = (text) => process.stdout.write(text)
-  const done = await ask({ url, privateKey, prompt, ownBlob: option === '--own-blob', show })
+  // Not the whole error: viem's names the request, and with it the login.
+  const fail = (error) => {
+    console.error(`${url}: ${[error.shortMessage ?? error.message, error.details].filter(Boolean).join(' ')}`)
+    process.exit(1)
+  }
+  const done = await ask({ url, privateKey, prompt, ownBlob: option === '--own-blob', show }).catch(fail)
   const { answer, ...facts } = done
   process.stdout.write(`\n${JSON.stringify(facts, (_, v) => (typeof v === 'bigint' ? toHex(v) : v), 2)}\n`)
 }
