@@ -31,6 +31,7 @@ use lcai_tests::{
     reth::{RethNet, RethNode},
     run, until,
 };
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,9 @@ const TRANSFERS: u64 = 40;
 
 /// Pause between blocks, where they come at a pace.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// How often the rounds are drawn again for the interval.
+const DRAWS: usize = 2000;
 
 /// A block as the Engine API takes it.
 struct Payload {
@@ -84,22 +88,23 @@ fn main() {
                     let flags = if extensions { &with } else { &without };
                     let took = import(&genesis, flags, &payloads, pause, extensions).await;
                     println!(
-                        "{how}, round {round}, {}: {took:.2?}",
-                        if extensions { "with" } else { "without" }
+                        "{how}, round {round}, {}: {:.2?}",
+                        if extensions { "with" } else { "without" },
+                        took.iter().sum::<Duration>()
                     );
                     if extensions { on.push(took) } else { off.push(took) }
                 }
             }
-            // Both of a round are neighbours in time, so that a busy machine is busy for both.
-            let mut ratios: Vec<f64> =
-                on.iter().zip(&off).map(|(on, off)| off.as_secs_f64() / on.as_secs_f64()).collect();
-            ratios.sort_by(f64::total_cmp);
-            println!("{how}: median with the extensions {:.2?}, without {:.2?}", median(on), median(off));
+            let every: Vec<usize> = (0..rounds).collect();
+            let (low, high) = interval(&on, &off);
             println!(
-                "{how}: speed with against without, median of the rounds {:.3} ({:.3} to {:.3})",
-                ratios[ratios.len() / 2],
-                ratios[0],
-                ratios[ratios.len() - 1]
+                "{how}: all blocks, each at its median of {rounds} rounds: with the extensions {:.2?}, without {:.2?}",
+                typical(&on, &every),
+                typical(&off, &every)
+            );
+            println!(
+                "{how}: speed with against without {:.3} (95 % interval {low:.3} to {high:.3})",
+                speed(&on, &off, &every)
             );
         }
     });
@@ -175,7 +180,7 @@ fn payload(raw: &[u8]) -> Payload {
     }
 }
 
-/// How long a new node takes for all blocks, without the pauses. With the extensions, these have followed to the last one in
+/// How long a new node takes for each block, without the pauses. With the extensions, these have followed to the last one in
 /// the end: else they would have cost nothing because they did nothing.
 async fn import(
     genesis: &str,
@@ -183,10 +188,10 @@ async fn import(
     payloads: &[Payload],
     pause: Duration,
     extensions: bool,
-) -> Duration {
+) -> Vec<Duration> {
     let mut node = RethNode::driven(genesis, flags).await;
     let engine = node.authenticated();
-    let mut took = Duration::ZERO;
+    let mut took = Vec::with_capacity(payloads.len());
     for block in payloads {
         tokio::time::sleep(pause).await;
         let started = Instant::now();
@@ -197,7 +202,7 @@ async fn import(
         let state = ForkchoiceState::same_hash(block.hash);
         let answer = engine.call("engine_forkchoiceUpdatedV3", json!([state, null])).await;
         assert_eq!(answer["result"]["payloadStatus"]["status"], "VALID", "{answer}");
-        took += started.elapsed();
+        took.push(started.elapsed());
     }
     if extensions {
         let last = payloads.last().unwrap().hash.to_string();
@@ -215,6 +220,31 @@ async fn followed(node: &RethNode, hash: &str) -> bool {
     let mut blocks = vec![&health["result"]["feedTip"]];
     blocks.extend(extensions.iter().map(|extension| &extension["cursor"]));
     blocks.into_iter().all(|block| block["hash"] == hash)
+}
+
+/// The times of all blocks together, each at its median of these rounds: what held one block of one round up does not count.
+fn typical(took: &[Vec<Duration>], rounds: &[usize]) -> Duration {
+    let blocks = took[0].len();
+    (0..blocks).map(|block| median(rounds.iter().map(|&round| took[round][block]).collect())).sum()
+}
+
+/// How fast it is with the extensions, where 1 is the speed without.
+fn speed(on: &[Vec<Duration>], off: &[Vec<Duration>], rounds: &[usize]) -> f64 {
+    typical(off, rounds).as_secs_f64() / typical(on, rounds).as_secs_f64()
+}
+
+/// The 95 % interval of the speed, by drawing the rounds again with replacement. Both sides of a round stay together: they
+/// are neighbours in time, and a busy machine is busy for both.
+fn interval(on: &[Vec<Duration>], off: &[Vec<Duration>]) -> (f64, f64) {
+    let mut random = StdRng::seed_from_u64(7);
+    let mut speeds: Vec<f64> = (0..DRAWS)
+        .map(|_| {
+            let rounds: Vec<usize> = on.iter().map(|_| random.gen_range(0..on.len())).collect();
+            speed(on, off, &rounds)
+        })
+        .collect();
+    speeds.sort_by(f64::total_cmp);
+    (speeds[DRAWS / 40], speeds[DRAWS - 1 - DRAWS / 40])
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
