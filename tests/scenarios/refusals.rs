@@ -104,7 +104,7 @@ async fn command_line(network: &impl Network) {
     assert_eq!(code, 6);
     assert!(text.contains(&poor.address().to_string()) && text.contains("0.02"), "{text}");
 
-    let nobody = proxy::free_port().await;
+    let nobody = proxy::free_port();
     let (code, text) = asking(network, b"hi", payer.clone(), |a| a.rpc = format!("ws://{nobody}")).await;
     assert_eq!(code, 3);
     assert!(text.contains(&nobody.to_string()), "{text}");

@@ -7,6 +7,7 @@ pub mod idle;
 pub mod keeper;
 pub mod leaks;
 pub mod network;
+pub mod ports;
 pub mod proxy;
 pub mod reth;
 pub mod scene;

@@ -1,7 +1,11 @@
 //! A TCP proxy in front of a node that keeps every byte of every WebSocket message, unmasked.
 
+use crate::ports::free_ports;
 use parking_lot::Mutex;
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -26,8 +30,9 @@ impl Recording {
 }
 
 /// A port that is free now.
-pub async fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+pub fn free_port() -> SocketAddr {
+    let [port] = free_ports().unwrap();
+    (Ipv4Addr::LOCALHOST, port).into()
 }
 
 /// Forwards to `target`, and keeps what passes.

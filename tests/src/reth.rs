@@ -1,6 +1,6 @@
 //! The same network over the Reth node: `lcai-reth node --dev` as a process, with the devnet's workers brought to it.
 
-use crate::{Network, Operated};
+use crate::{Network, Operated, ports::free_ports};
 use alloy_primitives::{Address, hex};
 use alloy_signer_local::PrivateKeySigner;
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -14,7 +14,7 @@ use lcai_host_rpc::RpcClient;
 use lcai_primitives::contracts::Deployment;
 use serde_json::{Value, json};
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -97,7 +97,7 @@ impl RethNode {
         let identity = PrivateKeySigner::random();
         let key = hex::encode(identity.to_bytes());
         std::fs::write(directory.path().join("p2p.key"), key).unwrap();
-        let mut node = Self { child: None, directory, ports: free_ports(), identity, role, flags };
+        let mut node = Self { child: None, directory, ports: free_ports().unwrap(), identity, role, flags };
         node.restart().await;
         node
     }
@@ -441,13 +441,6 @@ impl Operated for RethNet {
     async fn operator(&self, method: &str, params: Value) -> Value {
         self.node.authenticated().call(method, params).await
     }
-}
-
-/// Ports that were free a moment ago.
-fn free_ports() -> [u16; 5] {
-    let listeners: Vec<_> = (0..5).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
-    ports.try_into().unwrap()
 }
 
 /// The end of a log.

@@ -1,15 +1,11 @@
 //! The consensus layer: Prysm's beacon nodes and validators.
 
-use super::{
-    Parts, Place,
-    execution::Execution,
-    genesis::Plan,
-    identity::Identity,
-    process::{Process, free_ports},
-};
+use super::{Parts, Place, execution::Execution, genesis::Plan, identity::Identity, process::Process};
+use crate::ports::free_ports;
 use eyre::{OptionExt, WrapErr};
 use serde_json::Value;
 use std::time::Duration;
+use tokio::net::TcpStream;
 
 /// A beacon node.
 #[derive(Debug)]
@@ -106,20 +102,25 @@ impl Beacon {
         Ok([peer, self.identity.multiaddr(), bootstrap, self.identity.enr(self.discovery)?])
     }
 
-    /// Waits until it answers.
+    /// Waits until it answers, and its validators can reach it.
     ///
     /// # Errors
-    /// When it ends, or does not answer within two minutes; with the end of its log.
+    /// When it ends, could not listen for its validators (it goes on without), or does not answer within two minutes; with
+    /// its log.
     pub async fn answers(&mut self) -> eyre::Result<()> {
+        let name = self.process.name().to_owned();
         for _ in 0..600 {
-            let name = self.process.name().to_owned();
             eyre::ensure!(self.process.is_running(), "{name} ended:\n{}", self.process.log_end());
-            if matches!(self.api.get("/eth/v1/node/version").await, Ok(Some(_))) {
+            let deaf = self.process.log_lines(&["Could not listen to port"])?;
+            eyre::ensure!(deaf.is_empty(), "{name} is deaf:\n{}", deaf.join("\n"));
+            if matches!(self.api.get("/eth/v1/node/version").await, Ok(Some(_)))
+                && TcpStream::connect(&self.grpc).await.is_ok()
+            {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        eyre::bail!("{} does not answer:\n{}", self.process.name(), self.process.log_end())
+        eyre::bail!("{name} does not answer:\n{}", self.process.log_end())
     }
 }
 

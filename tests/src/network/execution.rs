@@ -1,11 +1,7 @@
 //! The execution nodes: ours, and geth.
 
-use super::{
-    Place, Side,
-    genesis::Plan,
-    identity::Identity,
-    process::{Process, free_ports},
-};
+use super::{Place, Side, genesis::Plan, identity::Identity, process::Process};
+use crate::ports::free_ports;
 use eyre::{OptionExt, WrapErr};
 use serde_json::{Value, json};
 use std::{path::Path, time::Duration};

@@ -20,6 +20,7 @@ use alloy_primitives::{Address, U256, uint};
 use alloy_signer_local::PrivateKeySigner;
 use consensus::{Beacon, validator};
 use execution::Execution;
+use eyre::WrapErr;
 use genesis::{Genesis, Plan};
 use lcai::{
     devnet::{DevAccounts, Fleet, FleetConfig, Role, WorkerModel},
@@ -286,12 +287,27 @@ impl Net {
     /// Waits until every execution node has blocks.
     ///
     /// # Errors
-    /// When that takes two minutes longer than genesis.
+    /// When that takes two minutes longer than genesis; with what the programs complained of.
     pub async fn wait_for_blocks(&self, watch: &Watch) -> eyre::Result<()> {
         let begun = |sample: &Sample| {
             sample.executions.iter().all(|node| node.is_some_and(|heights| heights[0] >= 2))
         };
-        watch.until("the first blocks", self.plan.delay + 120, begun).await.map(drop)
+        let waited = watch.until("the first blocks", self.plan.delay + 120, begun).await.map(drop);
+        waited.wrap_err_with(|| self.complaints())
+    }
+
+    /// The last errors and warnings in the logs of the programs that make blocks.
+    fn complaints(&self) -> String {
+        let clients = self.reth.iter().chain([&self.geth]).map(|execution| &execution.process);
+        let beacons = self.beacons.iter().map(|beacon| &beacon.process);
+        let mut all = String::new();
+        for process in clients.chain(beacons).chain(&self.validators) {
+            let wanted = ["level=error", "ERROR", "WARN"];
+            let lines = process.log_lines(&wanted).unwrap_or_default();
+            let last = &lines[lines.len().saturating_sub(3)..];
+            all += &format!("{}:\n{}\n", process.name(), last.join("\n"));
+        }
+        all
     }
 
     /// Brings the workers: the first runs a worse model than it is paid for, in this process; the second the right one, in

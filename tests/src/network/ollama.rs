@@ -1,9 +1,7 @@
 //! Ollama, with our model created in it, and the worker that answers through it.
 
-use super::{
-    Net, Place,
-    process::{Process, free_ports},
-};
+use super::{Net, Place, process::Process};
+use crate::ports::free_ports;
 use alloy_primitives::Address;
 use eyre::WrapErr;
 use lcai::{ask::DEFAULT_MODEL, devnet::Role};

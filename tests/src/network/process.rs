@@ -3,7 +3,6 @@
 use eyre::WrapErr;
 use std::{
     fs::{File, OpenOptions},
-    net::{Ipv4Addr, TcpListener, UdpSocket},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -188,21 +187,4 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// Ports that were free a moment ago, for TCP and UDP.
-///
-/// # Errors
-/// When there are none.
-pub fn free_ports<const N: usize>() -> eyre::Result<[u16; N]> {
-    let mut held = Vec::new();
-    while held.len() < N {
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let port = tcp.local_addr()?.port();
-        if let Ok(udp) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) {
-            held.push((tcp, udp, port));
-        }
-    }
-    let ports: Vec<u16> = held.iter().map(|(_, _, port)| *port).collect();
-    ports.try_into().map_err(|_| eyre::eyre!("no free ports"))
 }
