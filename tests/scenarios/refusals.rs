@@ -20,7 +20,7 @@ use lcai_rpc::{
     api::LcaiApiClient,
     types::{AuthorizationRequest, CallerProof, SessionOffer},
 };
-use lcai_tests::{Network, ask, devnet, funded, open_session, proxy, reth::RethNet, run, user};
+use lcai_tests::{Network, ask, devnet, funded, open_session, ports, reth::RethNet, run, user};
 use std::{sync::Arc, time::Duration};
 
 #[test]
@@ -104,7 +104,7 @@ async fn command_line(network: &impl Network) {
     assert_eq!(code, 6);
     assert!(text.contains(&poor.address().to_string()) && text.contains("0.02"), "{text}");
 
-    let nobody = proxy::free_port();
+    let nobody = ports::free_address().unwrap();
     let (code, text) = asking(network, b"hi", payer.clone(), |a| a.rpc = format!("ws://{nobody}")).await;
     assert_eq!(code, 3);
     assert!(text.contains(&nobody.to_string()), "{text}");

@@ -17,7 +17,7 @@ use lcai_rpc::api::LcaiApiClient;
 use lcai_tests::{
     Network, devnet, fee,
     leaks::{Logs, find, forms},
-    open_session,
+    open_session, ports,
     proxy::{self, Recording},
     reth::{RethNet, RethNode},
     run, until,
@@ -36,7 +36,7 @@ const PROMPT: &str = "zebra-quartz-7731: what is the capital of France?";
 fn nothing_on_the_way_holds_prompt_answer_or_key() {
     let logs = capture_logs();
     run(async {
-        let listen = proxy::free_port();
+        let listen = ports::free_address().unwrap();
         let (address, recording) = proxy::record(listen).await;
         let url = format!("ws://{address}");
         let config = DevnetConfig { listen, worker_url: Some(url.clone()), ..DevnetConfig::default() };

@@ -1,11 +1,7 @@
 //! A TCP proxy in front of a node that keeps every byte of every WebSocket message, unmasked.
 
-use crate::ports::free_ports;
 use parking_lot::Mutex;
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -27,12 +23,6 @@ impl Recording {
     fn keep(&self, bytes: &[u8]) {
         self.0.lock().extend_from_slice(bytes);
     }
-}
-
-/// A port that is free now.
-pub fn free_port() -> SocketAddr {
-    let [port] = free_ports().unwrap();
-    (Ipv4Addr::LOCALHOST, port).into()
 }
 
 /// Forwards to `target`, and keeps what passes.

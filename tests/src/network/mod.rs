@@ -296,7 +296,7 @@ impl Net {
         waited.wrap_err_with(|| self.complaints())
     }
 
-    /// The last errors and warnings in the logs of the programs that make blocks.
+    /// The last errors in the logs of the programs that make blocks, the execution clients' warnings among them.
     fn complaints(&self) -> String {
         let clients = self.reth.iter().chain([&self.geth]).map(|execution| &execution.process);
         let beacons = self.beacons.iter().map(|beacon| &beacon.process);
